@@ -1,0 +1,5 @@
+"""``python -m adreg.cli``."""
+
+from adreg.cli.main import main
+
+main()

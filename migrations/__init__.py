@@ -1,0 +1,1 @@
+"""How the catalog's schema came to be; ``adreg.registry.catalog.upgrade`` runs it."""

@@ -1,0 +1,179 @@
+"""Read an adapter that PEFT's save_pretrained wrote, and trust nothing in it.
+
+No pickle is opened and no code of others runs: the configuration is strict JSON, the
+weights are strict safetensors, and every fault is found before the adapter is taken in.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from adreg.registry import digest, jsonio
+from adreg.registry.adapters import refusals
+from adreg.registry.adapters.card import read_licence
+from adreg.registry.adapters.config import parse_config
+from adreg.registry.adapters.files import (
+    CONFIG,
+    PICKLE,
+    WEIGHTS,
+    Sorted,
+    find_adapters,
+    sort_files,
+)
+from adreg.registry.adapters.groups import check_tensors, read_tensors
+from adreg.registry.adapters.spec import AdapterSpec
+from adreg.registry.adapters.values import check_values as find_bad_values
+from adreg.registry.digest import FileDigest
+from adreg.registry.errors import AdapterRefused, NotAnAdapter, PickleRefused
+from adreg.registry.progress import SILENT, Progress
+from adreg.registry.tensors.header import read_header
+
+__all__ = ["find_adapters", "read_adapter"]
+
+_CONVERT = (
+    "Load it with PEFT, from a source that you trust, and save it again with"
+    " save_pretrained(folder, safe_serialization=True)."
+)
+_MAX_CONFIG = 16 << 20
+_SHOWN = 3
+
+
+def read_adapter(
+    folder: Path, *, check_values: bool = True, progress: Progress = SILENT
+) -> AdapterSpec:
+    """Read and check the adapter in a folder; all its faults come in one AdapterRefused.
+
+    ``check_values`` reads the weights through and refuses values that are not finite;
+    without it their headers alone are read. The kept files are hashed either way.
+    Raises NotAnAdapter, PickleRefused, JsonBroken, TensorFileBroken, AdapterRefused.
+    """
+    files = _sort(folder)
+    config = _read_config(folder, files)
+    peft_type = _check_type(folder, config)
+    weights = read_header(files.kept[WEIGHTS])
+    fields = parse_config(config)
+    tensors, unknown = read_tensors(weights.tensors)
+    reasons = [*files.reasons, *fields.reasons, *unknown]
+    if not unknown:
+        reasons += check_tensors(tensors, fields)
+
+    total = sum(path.stat().st_size for path in files.kept.values())
+    total += sum(tensor.info.nbytes for tensor in tensors) if check_values else 0
+    progress.start(f"Reading {folder.name}", total)
+    try:
+        if check_values:
+            reasons += find_bad_values(weights.path, tensors, progress.advance)
+        if reasons or fields.lora is None:
+            raise AdapterRefused(folder, tuple(reasons))
+        kept = tuple(_digest(folder, *item, progress) for item in sorted(files.kept.items()))
+    finally:
+        progress.finish()
+    return AdapterSpec(
+        folder=folder,
+        config=config,
+        config_text=files.kept[CONFIG].read_bytes().decode(),  # read_text would change \r\n
+        peft_type=peft_type,
+        task_type=fields.task_type,
+        lora=fields.lora,
+        base_hint=fields.base_hint,
+        base_revision=fields.base_revision,
+        peft_version=fields.peft_version,
+        modules_to_save=fields.modules_to_save,
+        tensors=tensors,
+        weights=weights,
+        licence=read_licence(folder),
+        files=kept,
+        left_out=tuple(files.left_out),
+    )
+
+
+def _sort(folder: Path) -> Sorted:
+    """Sort the folder's files and make sure that both the configuration and weights are there."""
+    try:
+        if not folder.exists():
+            raise NotAnAdapter(folder, "there is no such folder")
+        if not folder.is_dir():
+            raise NotAnAdapter(folder, "it is a file, not a folder", _file_advice(folder))
+        files = sort_files(folder)
+    except OSError as error:
+        raise NotAnAdapter(folder, error.strerror or str(error)) from error
+    if CONFIG in files.kept and WEIGHTS in files.kept:
+        return files
+    if any(repr(name) in reason for name in (CONFIG, WEIGHTS) for reason in files.reasons):
+        raise AdapterRefused(
+            folder, tuple(files.reasons), "Copy the files themselves into the folder."
+        )
+    names = {name for name, _ in files.left_out} | files.kept.keys()
+    if CONFIG not in names:
+        raise NotAnAdapter(folder, *_no_config(folder, names))
+    if PICKLE in names:
+        raise PickleRefused(folder, f"its weights are only there as a pickle, {PICKLE}", _CONVERT)
+    raise NotAnAdapter(folder, *_no_weights(names))
+
+
+def _file_advice(path: Path) -> str:
+    if path.suffix == ".gguf":
+        return "GGUF adapters are not read; add the PEFT folder that it was made from."
+    if path.name in {CONFIG, WEIGHTS}:
+        return f"Name its folder: {path.parent}"
+    return "Name the folder that holds adapter_config.json."
+
+
+def _no_config(folder: Path, names: set[str]) -> tuple[str, str]:
+    if not names:
+        return "the folder is empty", ""
+    below = [path for _, path in zip(range(_SHOWN + 1), find_adapters(folder), strict=False)]
+    if below:
+        shown = ", ".join(str(path) for path in below[:_SHOWN])
+        more = ", and more" if len(below) > _SHOWN else ""
+        return (
+            f"it holds no {CONFIG}, but folders in it do",
+            f"Name one of them, or pass --recursive for all: {shown}{more}",
+        )
+    if any(name.startswith("model") and name.endswith(".safetensors") for name in names):
+        return "it is a full model, not an adapter", "Pass it as the base, with --base."
+    if any(name.startswith("pytorch_model") for name in names):
+        return "it is a full model, not an adapter", "Pass it as the base, with --base."
+    if WEIGHTS in names or PICKLE in names:
+        return (
+            f"it holds weights but no {CONFIG}",
+            "Copy the file from where the adapter was trained: rank and alpha stand in it.",
+        )
+    return f"it holds no {CONFIG}", "Name the folder that PEFT's save_pretrained wrote."
+
+
+def _no_weights(names: set[str]) -> tuple[str, str]:
+    reason = f"it holds {CONFIG} but no {WEIGHTS}"
+    if "adapters.safetensors" in names or "adapters.npz" in names:
+        return reason, "Its weights are mlx-lm's, which are not read; convert them to PEFT's form."
+    if any(name.startswith("adapter_model-") for name in names):
+        return reason, "Its weights are in several files; PEFT reads and writes one."
+    return reason, "Fetch or save the adapter again."
+
+
+def _read_config(folder: Path, files: Sorted) -> dict[str, Any]:
+    config = jsonio.read_object(files.kept[CONFIG], max_bytes=_MAX_CONFIG)
+    if "fine_tune_type" in config and "peft_type" not in config:
+        raise NotAnAdapter(
+            folder, "it is an mlx-lm adapter", "Convert it to PEFT's form and add that."
+        )
+    return config
+
+
+def _check_type(folder: Path, config: dict[str, Any]) -> str:
+    peft_type = config.get("peft_type")
+    if not isinstance(peft_type, str):
+        said = "has no peft_type" if peft_type is None else f"has the peft_type {peft_type!r}"
+        raise AdapterRefused(folder, (f"its {CONFIG} {said}, which must be text like 'LORA'",))
+    if reason := refusals.refused_type(peft_type):
+        raise AdapterRefused(folder, (reason,), refusals.PEFT_TYPES_ADVICE)
+    return peft_type
+
+
+def _digest(folder: Path, name: str, path: Path, progress: Progress) -> FileDigest:
+    try:
+        return FileDigest(name, digest.of_file(path, progress.advance), path.stat().st_size)
+    except OSError as error:
+        reason = f"{name!r} cannot be read: {error.strerror}"
+        raise AdapterRefused(folder, (reason,), "Make it readable and try again.") from error

@@ -1,0 +1,197 @@
+"""Writing so that what is there is whole and stays: aside, fsync, rename, fsync the folder."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from filelock import FileLock, Timeout
+
+from adreg.registry.digest import PIECE, FileDigest
+from adreg.registry.errors import AdregError, DiskFull, OutputRefused, WriteFailed
+
+_MARK = ".adreg-"
+"""Stands in the name of everything that is staged, so that it can be swept."""
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def write_error(path: Path, error: OSError) -> AdregError:
+    """Translate an operating system's refusal to write at ``path``."""
+    reason = error.strerror or str(error)
+    return DiskFull(path, reason) if error.errno in _FULL else WriteFailed(path, reason)
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder durable. Raises OSError."""
+    if os.name == "nt":  # Windows cannot open a folder; NTFS journals its names.
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class FileWriter:
+    """A new file that is hashed while it is written, and made durable when it is closed.
+
+    Leaving ``with`` by an exception removes the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Create ``path``, which must not exist. Raises WriteFailed."""
+        self.path = path
+        self.size = 0
+        self._hash = hashlib.sha256()
+        with _translated(path):
+            self._file = path.open("xb", buffering=0)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes, in pieces of at most 1 MiB. Raises WriteFailed or DiskFull."""
+        view = memoryview(data).cast("B")
+        self._hash.update(view)
+        with _translated(self.path):
+            while view:
+                done = self._file.write(view[:PIECE])
+                self.size += done
+                view = view[done:]
+
+    def __enter__(self) -> FileWriter:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Make the file durable; remove it if an exception comes by."""
+        if kind is None:
+            with _translated(self.path):
+                os.fsync(self._file.fileno())
+                self._file.close()
+            return
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    def digest(self, name: str) -> FileDigest:
+        """Return what was written so far, under the relative ``name``."""
+        return FileDigest(name, self._hash.hexdigest(), self.size)
+
+
+def copy_file(
+    source: Path, target: Path, name: str, advance: Callable[[int], None] | None = None
+) -> FileDigest:
+    """Copy bytes into a new durable file and return their digest under ``name``.
+
+    A true copy: no link and no reflink ties it to the source. Raises WriteFailed for
+    the target, OSError for the source.
+    """
+    buffer = memoryview(bytearray(PIECE))
+    with source.open("rb", buffering=0) as file, FileWriter(target) as writer:
+        while count := file.readinto(buffer):
+            writer.write(buffer[:count])
+            if advance is not None:
+                advance(count)
+    return writer.digest(name)
+
+
+class Staging:
+    """A folder beside ``target`` that becomes ``target`` by ``publish``, or goes away.
+
+    A lock held for its life tells the living from what a killed process left behind;
+    ``sweep`` removes the latter.
+    """
+
+    def __init__(self, target: Path) -> None:
+        """Make the folder. Raises OutputRefused or WriteFailed."""
+        check_target(target)
+        self.target = target
+        stem = f".{target.name[:64]}{_MARK}{uuid.uuid4().hex[:12]}"
+        self.folder = target.parent / stem
+        self._lock = FileLock(target.parent / f"{stem}.lock")
+        with _translated(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+            self.folder.mkdir()
+
+    def publish(self) -> None:
+        """Make everything in the folder durable under the target's name.
+
+        Raises OutputRefused when something took the place meanwhile.
+        """
+        with _translated(self.target):
+            for folder, _, _ in os.walk(self.folder):
+                fsync_folder(Path(folder))
+        try:
+            self.folder.rename(self.target)
+        except OSError as error:
+            if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                raise OutputRefused(self.target, "something is there by now") from error
+            raise write_error(self.target, error) from error
+        with _translated(self.target):
+            fsync_folder(self.target.parent)
+
+    def __enter__(self) -> Staging:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove what was not published."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        _release(self._lock)
+
+
+def _release(lock: FileLock) -> None:
+    Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
+
+
+def check_target(target: Path) -> None:
+    """Raise OutputRefused unless ``target`` is missing or an empty folder."""
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise OutputRefused(target, "a file is there")
+    if target.exists() and any(target.iterdir()):
+        raise OutputRefused(target, "the folder is not empty")
+
+
+def sweep(parent: Path) -> list[Path]:
+    """Remove the staging folders in ``parent`` whose process is gone; return them."""
+    swept = []
+    for path in sorted(parent.glob(f".*{_MARK}*.lock")) if parent.is_dir() else []:
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        folder = path.with_suffix("")
+        if folder.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
+            swept.append(folder)
+        _release(lock)
+    return swept
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raise DiskFull if the disk of ``folder`` has fewer than ``needed`` bytes free."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise DiskFull(folder, "there is not enough room", needed, free)

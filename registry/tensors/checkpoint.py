@@ -1,0 +1,105 @@
+"""The tensors of a folder: one safetensors file, or shards with an index.
+
+The index's ``weight_map`` is checked in both directions: each shard holds what the
+index says, no more and no less; its values are plain file names in the folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from adreg.registry import digest, jsonio
+from adreg.registry.errors import TensorFileBroken
+from adreg.registry.tensors.header import TensorFile, TensorInfo, read_header
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a checkpoint's headers say: its files in order, its tensors by name."""
+
+    files: tuple[TensorFile, ...]
+    places: Mapping[str, tuple[TensorFile, TensorInfo]] = field(repr=False)
+
+    @classmethod
+    def of(cls, files: tuple[TensorFile, ...]) -> Layout:
+        """Put files together; raise TensorFileBroken when two hold the same name."""
+        places: dict[str, tuple[TensorFile, TensorInfo]] = {}
+        for file in files:
+            for tensor in file.tensors:
+                if tensor.name in places:
+                    other = places[tensor.name][0].path.name
+                    raise TensorFileBroken(file.path, f"{tensor.name!r} stands in {other} too")
+                places[tensor.name] = (file, tensor)
+        return cls(files, places)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a tensor of this name is there."""
+        return name in self.places
+
+    def __getitem__(self, name: str) -> TensorInfo:
+        """Return the tensor of this name; raise KeyError."""
+        return self.places[name][1]
+
+    def __iter__(self) -> Iterator[TensorInfo]:
+        """Give the tensors in the order of their bytes, file by file."""
+        for file in self.files:
+            yield from file.tensors
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self)
+
+    @property
+    def parameters(self) -> int:
+        """The number of elements of all tensors."""
+        return sum(tensor.count for tensor in self)
+
+    def digest(self) -> str:
+        """Return the layout digest: of the sorted names, dtypes and shapes, whatever the shards."""
+        return digest.of_value(sorted([t.name, t.dtype, list(t.shape)] for t in self))
+
+
+def read_layout(folder: Path) -> Layout:
+    """Read the headers of a checkpoint folder; raise TensorFileBroken or JsonBroken.
+
+    A missing checkpoint is TensorFileBroken too, with the name of the file that was
+    looked for.
+    """
+    index = folder / INDEX
+    if not index.exists():
+        return Layout.of((read_header(folder / SINGLE),))
+    weight_map = jsonio.read_object(index, max_bytes=1 << 30).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise TensorFileBroken(index, "it has no weight_map")
+    shards: dict[str, set[str]] = {}
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or not _plain(file):
+            raise TensorFileBroken(index, f"the shard name {file!r} is not a plain file name")
+        shards.setdefault(file, set()).add(name)
+    layout = Layout.of(tuple(read_header(folder / file) for file in sorted(shards)))
+    for file in layout.files:
+        _compare(index, file, shards[file.path.name])
+    return layout
+
+
+def _plain(name: str) -> bool:
+    return (
+        name.endswith(".safetensors")
+        and name.isprintable()
+        and not name.startswith(".")
+        and not set(name) & set("/\\:")
+    )
+
+
+def _compare(index: Path, file: TensorFile, promised: set[str]) -> None:
+    held = {tensor.name for tensor in file.tensors}
+    if missing := sorted(promised - held):
+        raise TensorFileBroken(index, f"{file.path.name} does not hold {missing[0]!r}")
+    if extra := sorted(held - promised):
+        raise TensorFileBroken(index, f"{file.path.name} holds {extra[0]!r}, which it does not name")

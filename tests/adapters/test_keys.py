@@ -1,0 +1,62 @@
+"""Names of tensors and what they mean."""
+
+from __future__ import annotations
+
+import pytest
+
+from adreg.registry.adapters.keys import Meaning, read_key
+from adreg.registry.adapters.spec import Part
+
+Q = "model.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("key", "meaning"),
+    [
+        (f"{Q}.lora_A.weight", Meaning(Q, Part.LORA_A, "weight")),
+        (f"{Q}.lora_B.weight", Meaning(Q, Part.LORA_B, "weight")),
+        (f"{Q}.lora_B.bias", Meaning(Q, Part.LORA_BIAS, "bias")),
+        (f"{Q}.lora_A.default.weight", Meaning(Q, Part.LORA_A, "weight")),
+        ("wte.lora_embedding_A", Meaning("wte", Part.EMBEDDING_A, "weight")),
+        ("wte.lora_embedding_B.default", Meaning("wte", Part.EMBEDDING_B, "weight")),
+        (f"{Q}.lora_magnitude_vector", Meaning(Q, Part.MAGNITUDE, "weight")),
+        (f"{Q}.lora_magnitude_vector.default.weight", Meaning(Q, Part.MAGNITUDE, "weight")),
+        ("score.weight", Meaning("score", Part.FULL, "weight")),
+        ("score.modules_to_save.weight", Meaning("score", Part.FULL, "weight")),
+        ("head.modules_to_save.default.out.bias", Meaning("head.out", Part.FULL, "bias")),
+        (f"{Q}.bias", Meaning(Q, Part.FULL, "bias")),
+        (f"{Q}.base_layer.bias", Meaning(Q, Part.FULL, "bias", wraps=True)),
+        ("attn.base_layer.out_proj.lora_A.weight", Meaning("attn.out_proj", Part.LORA_A, "weight")),
+    ],
+)
+def test_spellings(key: str, meaning: Meaning) -> None:
+    """Each spelling that PEFT writes or wrote means one thing, with or without the prefix."""
+    assert meaning == read_key(key)
+    assert meaning == read_key(f"base_model.model.{key}")
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("weight", "names no module"),
+        ("base_model.model.weight", "names no module"),
+        ("a..lora_A.weight", "an empty part"),
+        ("", "an empty part"),
+        (f"{Q}.lora_A", "loralib's spelling"),
+        (f"{Q}.lora_A.bias", "a parameter that LoRA does not have"),
+        (f"{Q}.lora_embedding_A.weight", "a parameter that LoRA does not have"),
+        (f"{Q}.lora_C.weight", "no tensor that PEFT's LoRA saves"),
+        (f"{Q}.lora_A.other.weight", "no tensor that PEFT's LoRA saves"),
+        (f"{Q}.hada_w1_a", "no tensor that PEFT's LoRA saves"),
+        ("lora_unet_down.lora_down.weight", "kohya's spelling"),
+        (f"{Q}.lora_a", "mlx-lm's spelling"),
+        (f"{Q}.lora_E", "AdaLoRA"),
+        ("mlp.experts.base_layer.lora_A.weight", "fused expert parameters"),
+        ("embed.token_adapter.trainable_tokens_delta", "token rows"),
+        ("score.original_module.weight", "a raw dump"),
+    ],
+)
+def test_names_that_are_not_understood(key: str, words: str) -> None:
+    """What PEFT's LoRA never writes is refused, with whose spelling it is where known."""
+    with pytest.raises(ValueError, match=words):
+        read_key(key)
