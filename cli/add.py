@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from adreg.registry.ops.add_tree import TreeAdded
 @pass_app
 def command(
     app: App,
+    *,
     path: Path,
     name: str | None,
     base: str | None,
@@ -42,7 +44,6 @@ def command(
     aliases: tuple[str, ...],
     note: str | None,
     licence: str | None,
-    *,
     recursive: bool,
     dry_run: bool,
 ) -> None:
@@ -97,7 +98,8 @@ def _tell_tree(app: App, done: TreeAdded, *, dry_run: bool) -> None:
 
 
 def _plain(added: Added) -> dict[str, Any]:
-    return {"reference": added.reference, **{name: getattr(added, name) for name in added.__slots__}}
+    facts = {one.name: getattr(added, one.name) for one in fields(added)}
+    return {"reference": added.reference, **facts}
 
 
 def _line(added: Added, *, dry_run: bool) -> str:

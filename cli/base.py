@@ -62,7 +62,9 @@ def add(
 
 
 @command.command(
-    "list", short_help="List all bases.", epilog=examples("adreg base list", "adreg base list --json")
+    "list",
+    short_help="List all bases.",
+    epilog=examples("adreg base list", "adreg base list --json"),
 )
 @json_option
 @pass_app
@@ -90,7 +92,9 @@ def list_(app: App) -> None:
 
 
 @command.command(
-    "show", short_help="Show all that is known of a base.", epilog=examples("adreg base show smollm2")
+    "show",
+    short_help="Show all that is known of a base.",
+    epilog=examples("adreg base show smollm2"),
 )
 @click.argument("name")
 @json_option

@@ -130,6 +130,11 @@ def count(number: float) -> str:
     return _shortened(number, _SHORT, "")
 
 
+def several(number: int, noun: str) -> str:
+    """Return a number with its noun: ``"1 version"``, ``"2 versions"``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def day(time: datetime) -> str:
     """Return a time for people, to the minute, in their own zone."""
     return time.astimezone().strftime("%Y-%m-%d %H:%M")

@@ -7,7 +7,7 @@ import sys
 import click
 
 from adreg.cli.options import App, examples, json_option, pass_app, reference_argument
-from adreg.cli.output import size
+from adreg.cli.output import several, size
 
 
 @click.command(
@@ -50,6 +50,6 @@ def command(app: App, reference: str, *, force: bool, yes: bool, dry_run: bool) 
     for key in done.versions:
         app.output.line(f"removed {key}")
     if done.blobs:
-        app.output.remark(f"{done.blobs} files left the store, {size(done.bytes or 0)}")
+        app.output.remark(f"{several(done.blobs, 'file')} left the store, {size(done.bytes or 0)}")
     for folder in done.folders:
         app.output.remark(f"its folder stays: {folder}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from adreg.cli.options import App, complete_reference, examples, json_option, pass_app
+from adreg.cli.output import several
 
 
 @click.command(
@@ -24,4 +25,4 @@ def command(app: App, old: str, new: str) -> None:
     elif done.old == done.new:
         app.output.line(f"{done.new} is called so already")
     else:
-        app.output.line(f"{done.old} is {done.new} now ({done.versions} versions)")
+        app.output.line(f"{done.old} is {done.new} now ({several(done.versions, 'version')})")

@@ -18,6 +18,7 @@ from adreg.registry.settings import Settings
 
 if TYPE_CHECKING:
     from adreg.registry.catalog.records import BaseRecord, ListQuery
+    from adreg.registry.merge.recipe import Recipe
     from adreg.registry.ops.add import Added
     from adreg.registry.ops.add_tree import TreeAdded
     from adreg.registry.ops.annotate import Aliased, Measured, Noted, Tagged
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from adreg.registry.ops.export import Exported
     from adreg.registry.ops.history import History
     from adreg.registry.ops.listing import Listing
+    from adreg.registry.ops.merge import Merged
     from adreg.registry.ops.rebuild import Rebuilt
     from adreg.registry.ops.remove import Removed
     from adreg.registry.ops.rename import Renamed
@@ -249,6 +251,29 @@ class Registry:
         from adreg.registry.ops.verify import verify
 
         return verify(self._context, reference)
+
+    # -- merging
+
+    def merge(  # noqa: PLR0913  # one argument for each thing that can be asked
+        self,
+        recipe: Recipe,
+        *,
+        output: Path | None = None,
+        name: str | None = None,
+        threads: int | None = None,
+        dry_run: bool = False,
+    ) -> Merged:
+        """Fold a recipe's adapters into its base, in a new folder, and record the model.
+
+        Deltas are summed in float32 (the recipe may ask for float64) and rounded once to
+        the output's dtype; peak memory does not grow with the model. Raises Incompatible
+        and MergeRefused before a byte is written when the result would be wrong.
+        """
+        from adreg.registry.ops.merge import merge
+
+        return merge(
+            self._context, recipe, output=output, name=name, threads=threads, dry_run=dry_run
+        )
 
     # -- releasing
 

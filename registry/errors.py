@@ -281,7 +281,9 @@ class WriteFailed(AdregError):
     @property
     def hint(self) -> str:
         """Say that nothing is half done."""
-        return "Nothing was recorded and nothing half-written is left; mend the cause and try again."
+        return (
+            "Nothing was recorded and nothing half-written is left; mend the cause and try again."
+        )
 
 
 @dataclass(eq=False)

@@ -21,7 +21,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-
 def parse_object(data: bytes) -> dict[str, Any]:
     """Parse one JSON object strictly; raise ValueError with a short reason."""
     try:

@@ -1,8 +1,8 @@
 """Where adreg keeps its things, read once from the environment and passed on.
 
-    ADREG_HOME          the folder of the catalog, the store and merged models;
-                        else the platform's data folder
-    ADREG_DATABASE_URL  any SQLAlchemy URL; else SQLite in ADREG_HOME
+ADREG_HOME          the folder of the catalog, the store and merged models;
+                    else the platform's data folder
+ADREG_DATABASE_URL  any SQLAlchemy URL; else SQLite in ADREG_HOME
 """
 
 from __future__ import annotations

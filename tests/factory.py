@@ -265,5 +265,6 @@ def _fill(
             parameter.copy_(noise)
 
 
-transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+_logging: Any = transformers.utils.logging  # its functions have no types
+_logging.disable_progress_bar()
 logging.getLogger("transformers").setLevel(logging.ERROR)

@@ -97,12 +97,11 @@ def test_the_types_are_published(wheel_of_sdist: dict[str, bytes]) -> None:
 def test_there_is_one_copy_of_each_module() -> None:
     """No file of ours is imported under a bare name as well."""
     ours = tuple(str(ROOT / folder) + os.sep for folder in FOLDERS)
-    files_by_name = {
-        name: os.path.realpath(module.__file__)
+    names = [
+        name
         for name, module in list(sys.modules.items())
-        if getattr(module, "__file__", None)
-    }
-    names = [name for name, file in files_by_name.items() if file.startswith(ours)]
+        if (file := getattr(module, "__file__", None)) and os.path.realpath(file).startswith(ours)
+    ]
 
     assert "adreg.registry.errors" in names
     assert [] == [name for name in names if not name.startswith("adreg.")]

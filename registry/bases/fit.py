@@ -201,9 +201,7 @@ def _kind(
     return Kind.CONV1D if shape == delta[::-1] else None
 
 
-def _conv1d_by_shape(
-    state: _Fitting, groups: Mapping[str, Mapping[Part, AdapterTensor]]
-) -> bool:
+def _conv1d_by_shape(state: _Fitting, groups: Mapping[str, Mapping[Part, AdapterTensor]]) -> bool:
     """Whether the modules that are not square show that this base stores (in, out).
 
     The configuration's fan_in_fan_out cannot tell: it stands true on nn.Linear bases

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from sqlalchemy import (
     ColumnElement,
@@ -29,13 +29,12 @@ from sqlalchemy import (
 
 from adreg.registry.catalog import marks
 from adreg.registry.catalog.parts import AT_ONCE, in_parts
-from adreg.registry.catalog.records import Counts, ListQuery, ListRow, SortKey, VersionKey
+from adreg.registry.catalog.records import Counts, Kind, ListQuery, ListRow, SortKey, VersionKey
 from adreg.registry.catalog.schema import (
     adapter,
     alias,
     base,
     base_alias,
-    file,
     fold,
     model,
     note,
@@ -116,23 +115,17 @@ def count(connection: Connection, query: ListQuery) -> int:
 
 def counts(connection: Connection) -> Counts:
     """Return how much the catalog holds."""
-    of_kind = select(
-        version.c.kind,
-        func.count(version.c.series_id.distinct()),
-        func.count(),
-    ).group_by(version.c.kind)
-    found = {kind: (names, each) for kind, names, each in connection.execute(of_kind)}
-    blobs = (
-        select(file.c.sha256, func.max(file.c.size).label("size"))
-        .join_from(file, version)
-        .where(version.c.kind == "adapter")
-        .group_by(file.c.sha256)
-        .subquery()
-    )
-    stored = connection.scalars(select(func.coalesce(func.sum(blobs.c.size), 0))).one()
-    bases = connection.scalars(select(func.count()).select_from(base)).one()
+    names = dict.fromkeys(get_args(Kind), 0)
+    each = names.copy()
+    for table, found in ((series, names), (version, each)):
+        query = select(table.c.kind, func.count()).group_by(table.c.kind)
+        found.update((kind, total) for kind, total in connection.execute(query))
     return Counts(
-        *found.get("adapter", (0, 0)), *found.get("model", (0, 0)), bases=bases, stored_bytes=stored
+        adapters=names["adapter"],
+        adapter_versions=each["adapter"],
+        models=names["model"],
+        model_versions=each["model"],
+        bases=connection.scalars(select(func.count()).select_from(base)).one(),
     )
 
 

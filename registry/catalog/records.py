@@ -290,14 +290,13 @@ class ListRow:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How much the catalog holds; ``stored_bytes`` counts a file that several share once."""
+    """How much the catalog holds."""
 
     adapters: int
     adapter_versions: int
     models: int
     model_versions: int
     bases: int
-    stored_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

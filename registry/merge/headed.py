@@ -41,7 +41,9 @@ def headed_architecture(
     if not heads or len(endings) != 1 or base.architecture is None:
         return None, None
     ending = endings.pop()
-    stem = next((base.architecture.removesuffix(h) for h in _HEADS if base.architecture.endswith(h)), None)
+    stem = next(
+        (base.architecture.removesuffix(h) for h in _HEADS if base.architecture.endswith(h)), None
+    )
     if stem is None:
         return None, None
     return stem + ending, heads[-1].shape[0]

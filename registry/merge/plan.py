@@ -168,8 +168,7 @@ def make_plan(
             by_target[placement.target][number].append(placement)
     _check_ledger(inputs, by_target)
     changes = {
-        target: _change(target, base, inputs, groups, dtype)
-        for target, groups in by_target.items()
+        target: _change(target, base, inputs, groups, dtype) for target, groups in by_target.items()
     }
     untie = _untie(base, changes, dtype)
     added = [changes[name] for name in changes if name not in base.layout]
@@ -284,14 +283,18 @@ def _shards(
     dtype: str | None,
     max_shard_size: int | None,
 ) -> tuple[Shard, ...]:
-    new = added + [job for name, job in changes.items() if name not in base.layout and job not in added]
+    new = added + [
+        job for name, job in changes.items() if name not in base.layout and job not in added
+    ]
     groups: list[list[Job]] = []
     for file in base.layout.files:
         jobs = []
         for info in file.tensors:
             out = _out_dtype(info.dtype, dtype)
             action: Action = "copy" if out == info.dtype else "cast"
-            jobs.append(changes.get(info.name) or Job(info.name, out, info.shape, action, info.name))
+            jobs.append(
+                changes.get(info.name) or Job(info.name, out, info.shape, action, info.name)
+            )
         groups.append(jobs)
     if max_shard_size is not None:
         jobs = [job for group in groups for job in group] + new

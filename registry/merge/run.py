@@ -115,14 +115,18 @@ def run(
             files.append(writer.digest(shard.file))
         progress.finish()
     reports = tuple(
-        TensorReport(t.job.name, t.job.action, t.job.entry.nbytes // NUMPY[t.job.dtype].itemsize, t.changed)
+        TensorReport(
+            t.job.name, t.job.action, t.job.entry.nbytes // NUMPY[t.job.dtype].itemsize, t.changed
+        )
         for t in state.tallies
     )
     report = MergeReport(tuple(files), reports)
     added = any(job.action == "add" for job in plan.jobs)
     if report.changed == 0 and not added:
         raise MergeRefused(
-            ("every element equals the base's: the adapters' deltas are zero or too small for the dtype",),
+            (
+                "every element equals the base's: the adapters' deltas are zero or too small for the dtype",
+            ),
             "Check that the adapter was trained, or keep small deltas with --dtype float32.",
         )
     return report
@@ -165,7 +169,9 @@ def _tasks(state: _Run, job: Job) -> Iterator[Callable[[], _Block]]:
     if change is not None and change.needs_norms:
         for tile, squares in zip(
             tiles,
-            state.pool.map(lambda tile: change.squares(_load(state, job, tile, change), tile), tiles),
+            state.pool.map(
+                lambda tile: change.squares(_load(state, job, tile, change), tile), tiles
+            ),
             strict=True,
         ):
             change.add_norms(tile, squares)
@@ -243,4 +249,3 @@ def _check_finite(job: Job, block: Array) -> None:
             (f"{job.name!r} would hold values that are not finite in {job.dtype}",),
             "The base or an adapter is broken, or a weight is too large; --dtype bfloat16 has more range than float16.",
         )
-

@@ -131,7 +131,7 @@ def add_read(
 
 
 def default_name(folder: Path) -> str:
-    """Make a name of a folder's: of its repository in the Hub's cache; of its run for a checkpoint."""
+    """Make a name of a folder's; a snapshot has its repository's, a checkpoint its run's too."""
     known = hf_cache.identify(folder)
     if known is not None:
         return "/".join(suggest_name(part) for part in known[0].split("/"))

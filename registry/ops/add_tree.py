@@ -79,18 +79,14 @@ def add_tree(  # noqa: PLR0913  # as ``add``
     refused: list[Refused] = []
     context.progress.start(f"Adding {root.name or root}", len(folders), "items")
     try:
-        for folder, called in zip(
-            folders, tree_names(root.absolute(), folders, name), strict=True
-        ):
+        for folder, called in zip(folders, tree_names(root.absolute(), folders, name), strict=True):
             wishes = Wishes(called, base, tuple(tags), tuple(aliases), note, licence)
             try:
                 done.append(add_read(silent, folder, wishes, opened, dry_run=dry_run))
             except AdregError as error:
                 if _befalls_all(error):
                     raise
-                refused.append(
-                    Refused(folder, type(error).__name__, error.sentence, error.hint)
-                )
+                refused.append(Refused(folder, type(error).__name__, error.sentence, error.hint))
             context.progress.advance(1)
     finally:
         context.progress.finish()

@@ -20,7 +20,7 @@ from adreg.registry.ops.context import Context
 
 @dataclass(frozen=True, slots=True)
 class BaseAdded:
-    """A base in the catalog; ``new`` is false when it was there, ``moved`` when it lies elsewhere now."""
+    """A base in the catalog: ``new`` in it, or known and perhaps ``moved`` to another folder."""
 
     record: BaseRecord
     new: bool

@@ -1,4 +1,4 @@
-"""Does an adapter fit a base?"""
+"""The verdict on an adapter and a base."""
 
 from __future__ import annotations
 

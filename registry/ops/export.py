@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
-from adreg.registry.catalog import bases, history, show
+from adreg.registry.catalog import bases, show
 from adreg.registry.catalog.records import (
     AdapterVersion,
     BaseFile,
-    HistoryEntry,
     Kind,
     ModelVersion,
     VersionRecord,
 )
 from adreg.registry.digest import FileDigest
-from adreg.registry.durable import Staging, check_target, require_space
+from adreg.registry.durable import Staging, require_space, sweep
 from adreg.registry.errors import NameRefused, NotFound
-from adreg.registry.ops import base_files, locking, resolve
+from adreg.registry.ops import base_files, history, locking, resolve
 from adreg.registry.ops.bases import OpenedBase, open_base, open_record
 from adreg.registry.ops.context import Context
+from adreg.registry.ops.places import check_output
 from adreg.registry.ops.specs import read_stored
 from adreg.registry.release.card import CARD, model_card
 from adreg.registry.release.checksums import SUMS, sums
@@ -72,7 +71,8 @@ def export(  # noqa: PLR0913  # one choice each
     """
     output = output.absolute()
     record = _find(context, reference)
-    check_target(output)
+    folder = _folder(context, record)
+    check_output(output, [(f"the folder of {record.key}", folder)])
     if isinstance(record, AdapterVersion):
         if licence is not None:
             reason = f"{record.key} is an adapter, which is exported as it is"
@@ -81,6 +81,7 @@ def export(  # noqa: PLR0913  # one choice each
     parts = locking.gather(context, record)
     licence = release_licence(parts.licensed(), licence, allow_unknown=allow_unknown_licence)
     base = _open_base(context, record)
+    check_output(output, [("the base", base.base.folder)])
     if dry_run:
         locking.check_present(record)
         return _exported(record, output, record.content.files, licence, dry_run=True)
@@ -95,13 +96,20 @@ def _find(context: Context, reference: str) -> AdapterVersion | ModelVersion:
         return show.model(connection, key)
 
 
+def _folder(context: Context, record: AdapterVersion | ModelVersion) -> Path:
+    if isinstance(record, AdapterVersion):
+        return context.store.folder(record.key.digest)
+    return record.facts.location
+
+
 def _export_adapter(
     context: Context, record: AdapterVersion, output: Path, *, dry_run: bool
 ) -> Exported:
-    source, files = context.store.folder(record.key.digest), record.content.files
+    source, files = _folder(context, record), record.content.files
     if dry_run:
         read_stored(context, record)
     else:
+        sweep(output.parent)
         require_space(output.parent, record.content.bytes)
         with Staging(output) as staging:
             _copy(context, record, source, files, staging.folder)
@@ -118,6 +126,7 @@ def _export_model(
     licence: str | None,
 ) -> Exported:
     record = parts.model
+    sweep(output.parent)
     require_space(output.parent, record.content.bytes + _ROOM_FOR_TEXTS)
     known: tuple[BaseFile, ...] = ()
     if base.record is not None:
@@ -172,13 +181,18 @@ def _record(  # noqa: PLR0913, PLR0917  # what happened, and what was learned me
     base: OpenedBase | None = None,
     hashed: tuple[BaseFile, ...] = (),
 ) -> None:
-    at = datetime.now(timezone.utc)
-    detail = {"folder": str(output), "licence": licence, "digest": record.key.digest}
-    entry = HistoryEntry(at, history.this_actor(), "export", str(record.key), detail)
     with context.catalog.write() as connection:
         if base is not None and base.record is not None:
             bases.set_files(connection, base.record.id, hashed)
-        history.append(connection, entry)
+        history.write(
+            connection,
+            history.now(),
+            "export",
+            str(record.key),
+            folder=str(output),
+            licence=licence,
+            digest=record.key.digest,
+        )
         connection.commit()
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from adreg.registry.adapters.spec import AdapterSpec
-from adreg.registry.bases.base import CONFIG, Base
+from adreg.registry.bases.base import CONFIG
 from adreg.registry.catalog import bases, show, versions
-from adreg.registry.catalog.records import BaseFile, VersionKey
+from adreg.registry.catalog.records import BaseFile
 from adreg.registry.digest import FileDigest
 from adreg.registry.errors import BaseRefused, NotFound
+from adreg.registry.names import Reference
 from adreg.registry.ops import base_files
 from adreg.registry.ops.bases import OpenedBase, open_base, open_record
 from adreg.registry.ops.context import Context
-from adreg.registry.ops.specs import read_stored
+from adreg.registry.ops.specs import OpenedVersion, read_stored
 from adreg.registry.release.lock import LockedAdapter, LockedBase
 
 _SHOWN = 4
@@ -25,16 +25,7 @@ class FoundBase:
     """The base of a lock file as it lies here; ``files`` are its files with their digests."""
 
     opened: OpenedBase
-    base: Base
     files: tuple[BaseFile, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FoundAdapter:
-    """An adapter of a lock file: what it is called here, and its specification."""
-
-    key: VersionKey
-    spec: AdapterSpec
 
 
 def find_base(context: Context, locked: LockedBase, text: str | None = None) -> FoundBase:
@@ -60,11 +51,13 @@ def find_base(context: Context, locked: LockedBase, text: str | None = None) -> 
     advice = "Name its folder with --base."
     if locked.repo is not None:
         at = f" --revision {locked.revision}" if locked.revision else ""
-        advice = f"Download it with `hf download {locked.repo}{at}`, or name its folder with --base."
+        advice = (
+            f"Download it with `hf download {locked.repo}{at}`, or name its folder with --base."
+        )
     raise NotFound("base", locked.names[0], (), advice)
 
 
-def find_adapter(context: Context, locked: LockedAdapter) -> FoundAdapter:
+def find_adapter(context: Context, locked: LockedAdapter) -> OpenedVersion:
     """Return the adapter with the lock's digest, whatever it is called here.
 
     Its stored files are hashed. Raises NotFound with where to get it, or Damaged.
@@ -76,7 +69,7 @@ def find_adapter(context: Context, locked: LockedAdapter) -> FoundAdapter:
         raise NotFound(
             "adapter", f"{locked.reference} (digest {locked.digest[:12]})", (), _source(locked)
         )
-    return FoundAdapter(key, read_stored(context, record))
+    return OpenedVersion(read_stored(context, record), record, Reference.parse(str(key)))
 
 
 def _source(locked: LockedAdapter) -> str:
@@ -89,9 +82,7 @@ def _source(locked: LockedAdapter) -> str:
 
 def _candidates(context: Context, locked: LockedBase) -> Iterator[OpenedBase]:
     with context.catalog.read() as connection:
-        records = {
-            one.id: one for name in locked.names for one in bases.known_as(connection, name)
-        }
+        records = {one.id: one for name in locked.names for one in bases.known_as(connection, name)}
         for one in bases.find_by_layout(connection, locked.layout_digest):
             records.setdefault(one.id, one)
     for record in records.values():
@@ -125,7 +116,7 @@ def _compare(
     if wanted:
         hashed = base_files.hash_files(base, _known(context, opened), context.progress)
     differing = [f"its {one.path} differs" for one in hashed if _differs(one, wanted)]
-    return (None, differing) if differing else (FoundBase(opened, base, hashed), [])
+    return (None, differing) if differing else (FoundBase(replace(opened, base=base), hashed), [])
 
 
 def _differs(seen: BaseFile, wanted: dict[str, FileDigest]) -> bool:

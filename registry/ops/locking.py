@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from adreg.registry import jsonio
@@ -14,7 +14,7 @@ from adreg.registry.catalog import show, versions
 from adreg.registry.catalog.records import AdapterVersion, ModelInput, ModelVersion
 from adreg.registry.digest import FileDigest
 from adreg.registry.errors import Damaged, NameRefused
-from adreg.registry.names import check_name
+from adreg.registry.names import check_name, suggest_name
 from adreg.registry.ops.bases import OpenedBase
 from adreg.registry.ops.context import Context
 from adreg.registry.release.licences import LicensedPart
@@ -26,8 +26,6 @@ from adreg.registry.release.lock import (
     LockedModel,
 )
 from adreg.registry.tensors import dtypes
-
-_VERSION = re.compile(r"([A-Za-z][\w-]*)[ =]+([\w.+!-]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +78,7 @@ def make_lock(
     adapters = tuple(map(_adapter, model.inputs, parts.adapters))
     return Lock(
         adreg=version("adreg"),
-        engine=dict(_VERSION.findall(model.facts.engine)),
+        engine=engine_versions(model.facts.engine),
         model=LockedModel(
             name=model.key.name,
             dtype=dtypes.NAMES.get(model.content.dtype, model.content.dtype.lower()),
@@ -93,6 +91,12 @@ def make_lock(
         adapters=adapters,
         files=tuple(sorted(files)),
     )
+
+
+def engine_versions(text: str) -> dict[str, str]:
+    """Return what ``merge.engine`` says, by package: ``{"numpy": "2.4.0", …}``."""
+    pairs = (part.strip().partition(" ") for part in text.split(";"))
+    return {name: number for name, _, number in pairs if name and number}
 
 
 def with_file(lock: Lock, file: FileDigest) -> Lock:
@@ -114,8 +118,10 @@ def check_present(model: ModelVersion) -> None:
 
 
 def _adapter(one: ModelInput, adapter: AdapterVersion | None) -> LockedAdapter:
+    # An adapter that was merged from a folder is recorded under that folder's path.
+    name = one.name if _is_name(one.name) else suggest_name(Path(one.name).name)
     if adapter is None:
-        return LockedAdapter(one.name, one.number, one.digest, one.weight)
+        return LockedAdapter(name, one.number, one.digest, one.weight)
     sources = tuple(
         HubSource(source.location, source.revision)
         for source in adapter.sources
@@ -123,7 +129,7 @@ def _adapter(one: ModelInput, adapter: AdapterVersion | None) -> LockedAdapter:
     )
     content = adapter.content
     return LockedAdapter(
-        one.name, one.number, one.digest, one.weight, content.licence, sources, content.files
+        name, one.number, one.digest, one.weight, content.licence, sources, content.files
     )
 
 

@@ -61,5 +61,3 @@ def read_stored(context: Context, record: AdapterVersion) -> AdapterSpec:
 def _faults(context: Context, record: AdapterVersion) -> tuple[str, ...]:
     found = context.store.verify(record.key.digest, record.content.files)
     return tuple(f"{record.key}: {fault}" for fault in found)
-
-

@@ -1,4 +1,4 @@
-"""The content-addressed store: every file once, under its SHA-256, and versions as folders of links.
+"""The content-addressed store: each file under its SHA-256, each version a folder of links.
 
     models--adreg/blobs/SHA256             one file each, read-only, written once
     models--adreg/snapshots/DIGEST/NAME    a relative link into ../../blobs
@@ -6,7 +6,8 @@
 
 It has the shape of a repository in the Hugging Face cache, the one place from which
 links may lead out of an adapter's folder (``adapters.files.link_fault``), so that
-whatever reads an adapter's folder reads a snapshot. A file's name and mode prove nothing: ``verify`` reads it through.
+whatever reads an adapter's folder reads a snapshot. A file's name and mode prove
+nothing: ``verify`` reads it through.
 """
 
 from __future__ import annotations

@@ -62,5 +62,7 @@ def _compare(path: Path, expected: FileDigest, hear: Callable[[int], None]) -> F
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
         return Fault("unreadable", name, path, getattr(error, "strerror", None) or str(error))
     if found != expected.sha256:
-        return Fault("damaged", name, path, f"SHA-256 {found[:12]} instead of {expected.sha256[:12]}")
+        return Fault(
+            "damaged", name, path, f"SHA-256 {found[:12]} instead of {expected.sha256[:12]}"
+        )
     return None

@@ -1,4 +1,4 @@
-"""The way of a version's files into the store: copied aside, then moved in under the catalog's lock.
+"""A version's files on their way in: copied aside, then moved under the catalog's lock.
 
     staging/ID.lock   held while the process lives
     staging/ID/       the copies, the snapshot in the making, and intent.json
@@ -15,9 +15,11 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import final
 
 from filelock import FileLock, Timeout
 
@@ -38,6 +40,7 @@ class Leftover:
     snapshot: str
 
 
+@final
 class Publication:
     """The files of one version on their way into the store.
 
@@ -116,7 +119,7 @@ class Publication:
         for folder, _, _ in os.walk(snapshot):
             fsync_folder(Path(folder))
 
-    def _write_intent(self, intent: dict[str, object]) -> None:
+    def _write_intent(self, intent: Mapping[str, object]) -> None:
         aside = self._folder / f"{_INTENT}.part"
         with aside.open("x", encoding="ascii") as file:
             json.dump(intent, file)

@@ -102,4 +102,6 @@ def _compare(index: Path, file: TensorFile, promised: set[str]) -> None:
     if missing := sorted(promised - held):
         raise TensorFileBroken(index, f"{file.path.name} does not hold {missing[0]!r}")
     if extra := sorted(held - promised):
-        raise TensorFileBroken(index, f"{file.path.name} holds {extra[0]!r}, which it does not name")
+        raise TensorFileBroken(
+            index, f"{file.path.name} holds {extra[0]!r}, which it does not name"
+        )

@@ -112,7 +112,9 @@ def _parse(path: Path, data: bytes, body: int, size: int) -> TensorFile:
         position = tensor.end
     if position != size:
         verb = "cut short" if size < position else "followed by unknown bytes"
-        raise ValueError(f"it is {verb}: the header describes {position:,} bytes, the file has {size:,}")
+        raise ValueError(
+            f"it is {verb}: the header describes {position:,} bytes, the file has {size:,}"
+        )
     return TensorFile(path, size, tuple(tensors), metadata)
 
 

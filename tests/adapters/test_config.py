@@ -17,6 +17,7 @@ from adreg.registry.errors import AdapterRefused
 
 
 def settings(**config: object) -> LoraSettings:
+    """Return the settings of a configuration without a fault."""
     fields = parse_config(config)
     assert fields.reasons == ()
     assert fields.lora is not None

@@ -30,6 +30,7 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
 
 
 def reasons(folder: Path) -> str:
+    """Return the reasons for which an adapter is refused, a line each."""
     with pytest.raises(AdapterRefused) as caught:
         read_adapter(folder)
     return "\n".join(caught.value.reasons)
@@ -152,7 +153,7 @@ def test_converted_pissa_passes(make: Maker, tmp_path: Path) -> None:
     """PEFT's conversion leaves an ordinary LoRA of twice the rank, which is read as one."""
     base = make().parent / "llama"
     config = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights="pissa")
-    model = get_peft_model(factory.load_base(base, torch.float32), config)
+    model: Any = get_peft_model(factory.load_base(base, torch.float32), config)
     model.peft_config["default"].init_lora_weights = True
     model.save_pretrained(str(tmp_path / "first"))
     model.peft_config["default"].init_lora_weights = "pissa"

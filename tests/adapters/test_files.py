@@ -63,7 +63,7 @@ def test_link_out_of_the_folder(adapter: Path, name: str) -> None:
     (adapter / name).rename(outside)
     (adapter / name).symlink_to(outside)
 
-    with pytest.raises(AdapterRefused, match="is a link out of its folder"):
+    with pytest.raises(AdapterRefused, match="is a link out of"):
         read_adapter(adapter)
 
 
@@ -116,7 +116,7 @@ def test_hub_cache(adapter: Path) -> None:
     shutil.copy(adapter / "README.md", other)
     (snapshot / "README.md").unlink()
     (snapshot / "README.md").symlink_to(other)
-    with pytest.raises(AdapterRefused, match="'README.md' is a link out of its folder"):
+    with pytest.raises(AdapterRefused, match=r"'README\.md' is a link out of its folder"):
         read_adapter(snapshot)
 
 
@@ -125,7 +125,7 @@ def test_pipe(adapter: Path) -> None:
     (adapter / "README.md").unlink()
     os.mkfifo(adapter / "README.md")
 
-    with pytest.raises(AdapterRefused, match="'README.md' is not a regular file"):
+    with pytest.raises(AdapterRefused, match=r"'README\.md' is not a regular file"):
         read_adapter(adapter)
 
 

@@ -29,8 +29,11 @@ from adreg.registry.adapters.card import read_licence
         ("---\nlicense: " + "x" * 300 + "\n---\n", None),
         ("---\n- license\n---\n", None),
         ("---\nlicense: !!python/object/apply:os.getcwd []\n---\n", None),
-        ("---\ndate: 2024-13-01\nlicense: mit\n---\n", None),
-        ("---\n" + "[" * 5000 + "\n---\n", None),
+        ("---\ndate: 2024-13-01\nlicense: mit\n---\n", "mit"),
+        ("---\nlicense: 2024-13-01\n---\n", None),
+        ("---\nlicense:\n- mit\n\n- apache-2.0\ntags: [x]\n---\n", "mit, apache-2.0"),
+        ("---\ntext: |\n  license: mit\n---\n", None),
+        ("---\nlicense: " + "[" * 100_000 + "\n---\n", None),
         ("", None),
     ],
 )

@@ -31,10 +31,12 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
 
 
 def parts(spec: AdapterSpec) -> Counter[Part]:
+    """Count an adapter's tensors by what they are."""
     return Counter(tensor.part for tensor in spec.tensors)
 
 
 def full(spec: AdapterSpec) -> set[str]:
+    """Return the names of the parameters that an adapter brings whole."""
     return {f"{t.module}.{t.parameter}" for t in spec.tensors if t.part is Part.FULL}
 
 
@@ -261,7 +263,7 @@ def test_weights_without_configuration(adapter: Path) -> None:
     """Weights alone lack rank and alpha."""
     (adapter / "adapter_config.json").unlink()
 
-    with pytest.raises(NotAnAdapter, match="weights but no adapter_config.json"):
+    with pytest.raises(NotAnAdapter, match="it holds weights but no adapter_config"):
         read_adapter(adapter)
 
 
@@ -269,7 +271,7 @@ def test_configuration_without_weights(adapter: Path) -> None:
     """A configuration alone is no adapter."""
     (adapter / "adapter_model.safetensors").unlink()
 
-    with pytest.raises(NotAnAdapter, match="but no adapter_model.safetensors"):
+    with pytest.raises(NotAnAdapter, match=r"but no adapter_model\.safetensors"):
         read_adapter(adapter)
 
 
@@ -322,7 +324,7 @@ def test_configuration_is_a_directory(adapter: Path) -> None:
     (adapter / "adapter_config.json").unlink()
     (adapter / "adapter_config.json").mkdir()
 
-    with pytest.raises(NotAnAdapter, match="no adapter_config.json"):
+    with pytest.raises(NotAnAdapter, match=r"no adapter_config\.json"):
         read_adapter(adapter)
 
 

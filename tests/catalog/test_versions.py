@@ -334,11 +334,11 @@ def test_base_and_location_can_be_set_later(
 def test_counts_name_every_kind(
     catalog: Catalog, add_adapter: Add, add_model: Add, add_base: AddBase
 ) -> None:
-    """Names and versions are counted apart, and a file that adapters share once."""
+    """Names and versions are counted apart."""
     with catalog.write() as connection:
-        assert Counts(0, 0, 0, 0, 0, 0) == listing.counts(connection)
+        assert Counts(0, 0, 0, 0, 0) == listing.counts(connection)
         add_base(connection, "llama")
-        keys = [add_adapter(connection, name, shared="config") for name in ("a", "a", "b")]
+        keys = [add_adapter(connection, name) for name in ("a", "a", "b")]
         add_model(connection, "m", *keys)
 
-        assert Counts(2, 3, 1, 1, 1, 3100) == listing.counts(connection)
+        assert Counts(2, 3, 1, 1, 1) == listing.counts(connection)

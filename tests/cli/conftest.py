@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import subprocess
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -27,15 +27,6 @@ from adreg.registry.settings import Settings
 
 START = datetime(2026, 11, 1, 12, tzinfo=timezone.utc)
 HUB = Source("hub", "someone/support-lora", START, "a" * 40)
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What a run of adreg left: its exit code, stdout and stderr."""
-
-    code: int
-    out: str
-    err: str
 
 
 def content_of(seed: str) -> tuple[Content, dict[str, bytes]]:
@@ -116,23 +107,25 @@ def filled(home: Path, tmp_path: Path) -> Registry:
 
 
 @pytest.fixture
-def adreg(home: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+def adreg(
+    home: Path, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run adreg in this process, in the test's own registry."""
     del home
 
-    def run(*arguments: str) -> Ran:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         capfd.readouterr()
         with pytest.raises(SystemExit) as exited:
             main(list(arguments))
         out, err = capfd.readouterr()
-        return Ran(int(exited.value.code or 0), out, err)
+        code = int(exited.value.code or 0)
+        return subprocess.CompletedProcess(arguments, code, out, err)
 
     return run
 
 
 @pytest.fixture(autouse=True)
-def _plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """No colours and one time zone, whoever runs the tests."""
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TZ", "UTC")
-    yield

@@ -6,9 +6,10 @@ import errno
 import importlib
 import json
 import os
-import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -17,10 +18,13 @@ from adreg.cli.errors import guarded
 from adreg.cli.main import COMMANDS, cli
 from adreg.cli.options import App
 
+Adreg = Callable[..., subprocess.CompletedProcess[str]]
+
+
 HEAVY = {"torch", "transformers", "peft", "numpy", "alembic", "huggingface_hub"}
 
 
-def _leaves(command: click.Command, name: str):
+def _leaves(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
     if isinstance(command, click.Group):
         for inner, one in command.commands.items():
             yield from _leaves(one, f"{name} {inner}")
@@ -29,7 +33,7 @@ def _leaves(command: click.Command, name: str):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_commands(name):
+def test_commands(name: str) -> None:
     """Each command has the short help of the table, --json, and an example in its help."""
     module, attribute, text = COMMANDS[name]
     loaded = getattr(importlib.import_module(module), attribute)
@@ -43,7 +47,9 @@ def test_commands(name):
 
 def _python(code: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-P", "-c", code, *arguments] if sys.version_info >= (3, 11) else [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-P", "-c", code, *arguments]
+        if sys.version_info >= (3, 11)
+        else [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, **environ},
@@ -70,7 +76,8 @@ finally:
         (["list", "--help"], HEAVY | {"rich"}),
     ],
 )
-def test_start_up(filled, arguments, unwanted):
+@pytest.mark.usefixtures("filled")
+def test_start_up(arguments: list[str], unwanted: set[str]) -> None:
     """Looking imports none of the heavy packages, and --help nothing but click."""
     ran = _python(_RUN, *arguments)
 
@@ -78,29 +85,34 @@ def test_start_up(filled, arguments, unwanted):
     assert set(ran.stderr.split()) & unwanted == set()
 
 
-def test_unknown_command(adreg):
+def test_unknown_command(adreg: Adreg) -> None:
     """A mistyped command is a wrong use, answered with the nearest one."""
     ran = adreg("lits")
 
-    assert ran.code == 2
-    assert ran.err == "error: there is no command 'lits'. Did you mean 'list'?\nhint: See `adreg --help`.\n"
+    assert ran.returncode == 2
+    assert (
+        ran.stderr
+        == "error: there is no command 'lits'. Did you mean 'list'?\nhint: See `adreg --help`.\n"
+    )
 
 
-def test_usage_error_escapes(adreg, home):
+@pytest.mark.usefixtures("home")
+def test_usage_error_escapes(adreg: Adreg) -> None:
     """What a user typed cannot steer the terminal when it is repeated."""
     ran = adreg("list", "--sort", "a\x1b[31m")
 
-    assert ran.code == 2
-    assert "\x1b" not in ran.err
+    assert ran.returncode == 2
+    assert "\x1b" not in ran.stderr
 
 
-def test_error_as_json(adreg, filled):
+@pytest.mark.usefixtures("filled")
+def test_error_as_json(adreg: Adreg) -> None:
     """With --json an error is one JSON object on stderr, with its facts."""
     ran = adreg("show", "sumary", "--json")
 
-    assert ran.code == 1
-    assert ran.out == ""
-    assert json.loads(ran.err) == {
+    assert ran.returncode == 1
+    assert ran.stdout == ""
+    assert json.loads(ran.stderr) == {
         "error": "NotFound",
         "message": "there is no adapter or model 'sumary'",
         "hint": "Did you mean 'summary'?",
@@ -108,7 +120,7 @@ def test_error_as_json(adreg, filled):
     }
 
 
-def _raising(error: BaseException):
+def _raising(error: BaseException) -> Callable[[], None]:
     def action() -> None:
         raise error
 
@@ -118,25 +130,32 @@ def _raising(error: BaseException):
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
-        (PermissionError(errno.EACCES, "Permission denied", "/x/a\nb"), 1, "error: /x/a\\nb: Permission denied\n"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/x/a\nb"),
+            1,
+            "error: /x/a\\nb: Permission denied\n",
+        ),
         (KeyboardInterrupt(), 130, "stopped; nothing was recorded\n"),
         (click.Abort(), 130, "stopped; nothing was recorded\n"),
         (MemoryError(), 1, "error: there is not enough memory for this\n"),
     ],
 )
-def test_guarded(capsys, error, code, text):
+def test_guarded(
+    capsys: pytest.CaptureFixture[str], error: BaseException, code: int, text: str
+) -> None:
     """What a system or a user does to a command is told in a line, without a traceback."""
     assert guarded(_raising(error), App(), as_json=False) == code
     assert capsys.readouterr().err == text
 
 
-def test_own_faults_keep_their_traceback():
+def test_own_faults_keep_their_traceback() -> None:
     """A fault of adreg itself is not dressed up."""
     with pytest.raises(ZeroDivisionError):
         guarded(_raising(ZeroDivisionError()), App(), as_json=False)
 
 
-def test_reader_goes_away(filled):
+@pytest.mark.usefixtures("filled")
+def test_reader_goes_away() -> None:
     """`adreg history | head -0` is quiet."""
     code = "import sys; from adreg.cli.main import main; main(['list'])"
     process = subprocess.Popen(
@@ -149,23 +168,29 @@ def test_reader_goes_away(filled):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_interrupt(home):
+@pytest.mark.usefixtures("home")
+def test_interrupt() -> None:
     """Ctrl-C says that nothing was recorded, and exits with 130."""
     code = (
-        "import os, signal, adreg.cli.list as one; from adreg.cli.main import main;"
-        "import adreg.registry.api as api;"
+        "import os, signal; from adreg.cli.main import main; import adreg.registry.api as api;"
         "api.Registry.list = lambda *_: os.kill(os.getpid(), signal.SIGINT);"
         "main(['list'])"
     )
     ran = _python(code)
 
     assert (ran.returncode, ran.stderr) == (130, "\nstopped; nothing was recorded\n")
-    assert signal.SIGINT
 
 
-def test_home_option(adreg, filled, tmp_path):
+def test_list_nowhere(adreg: Adreg, home: Path) -> None:
+    """Without a catalog a listing is empty, and none is created."""
+    assert len(adreg("list").stdout.splitlines()) == 1
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.usefixtures("filled")
+def test_home_option(adreg: Adreg, tmp_path: Path) -> None:
     """--home takes the place of ADREG_HOME."""
-    assert len(adreg("--home", str(tmp_path / "other"), "list").out.splitlines()) == 1
+    assert len(adreg("--home", str(tmp_path / "other"), "list").stdout.splitlines()) == 1
     assert not (tmp_path / "other").exists()
 
 
@@ -177,10 +202,11 @@ def _completed(words: str, word: int) -> list[str]:
         COMP_CWORD=str(word),
     )
     assert ran.stderr == ""
-    return [line.partition(",")[2] for line in ran.stdout.splitlines()]
+    return [line.partition(",")[2] for line in ran.stdout.splitlines() if line]
 
 
-def test_completion(filled):
+@pytest.mark.usefixtures("filled")
+def test_completion() -> None:
     """Commands, names, versions and aliases are completed."""
     assert _completed("adreg al", 1) == ["alias"]
     assert _completed("adreg show te", 2) == ["team/support"]
@@ -192,7 +218,7 @@ def test_completion(filled):
     assert "bash" in _completed("adreg completion ", 2)
 
 
-def test_completion_is_quiet(home):
+def test_completion_is_quiet(home: Path) -> None:
     """A catalog that cannot be read completes nothing, and says nothing."""
     (home / "catalog.sqlite").write_bytes(b"not a database, but long enough to be looked at" * 9)
 
@@ -200,11 +226,12 @@ def test_completion_is_quiet(home):
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_script(adreg, home, shell):
+@pytest.mark.usefixtures("home")
+def test_completion_script(adreg: Adreg, shell: str) -> None:
     """The script asks adreg for completions."""
-    assert "_ADREG_COMPLETE" in adreg("completion", shell).out
+    assert "_ADREG_COMPLETE" in adreg("completion", shell).stdout
 
 
-def test_group_lists_the_table():
+def test_group_lists_the_table() -> None:
     """The help lists the commands in the table's order."""
     assert cli.list_commands(click.Context(cli)) == list(COMMANDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,20 +11,24 @@ import pytest
 
 from adreg.registry import Registry
 
+Adreg = Callable[..., subprocess.CompletedProcess[str]]
+
+pytestmark = pytest.mark.usefixtures("filled")
+
 
 def names(out: str) -> list[str]:
     """Return the first column of a piped table, without its header."""
     return [line.split("\t")[0] for line in out.splitlines()[1:]]
 
 
-def test_list_piped(adreg, filled):
+def test_list_piped(adreg: Adreg, filled: Registry) -> None:
     """Into a pipe a listing is a header and tab-separated lines, whole, with raw values."""
     ran = adreg("list", "team")
 
     size = filled.list().rows[-1].bytes
-    assert ran.code == 0
-    assert ran.err == ""
-    assert ran.out == (
+    assert ran.returncode == 0
+    assert ran.stderr == ""
+    assert ran.stdout == (
         "name\ttype\trank\tbase\tsize\tadded\taliases\ttags\n"
         f"team/support@2\tLORA\t16\tsmollm2\t{size}\t2026-11-02T12:00:00+00:00\t\tlang=de\n"
     )
@@ -53,21 +58,21 @@ def test_list_piped(adreg, filled):
         (["--sort", "size", "--reverse", "--limit", "1"], ["merged@1"]),
     ],
 )
-def test_list_filters(adreg, filled, arguments, expected):
+def test_list_filters(adreg: Adreg, arguments: list[str], expected: list[str]) -> None:
     """Every filter, order and limit chooses what its help says."""
-    assert names(adreg("list", *arguments).out) == expected
+    assert names(adreg("list", *arguments).stdout) == expected
 
 
-def test_list_limit_says_what_is_left_out(adreg, filled):
+def test_list_limit_says_what_is_left_out(adreg: Adreg) -> None:
     """A listing that was cut says on stderr how many more there are, unless quiet."""
-    assert adreg("list", "--limit", "1").err == "2 more; --limit 0 shows all\n"
-    assert adreg("-q", "list", "--limit", "1").err == ""
-    assert adreg("list", "--limit", "0").err == ""
+    assert adreg("list", "--limit", "1").stderr == "2 more; --limit 0 shows all\n"
+    assert adreg("-q", "list", "--limit", "1").stderr == ""
+    assert adreg("list", "--limit", "0").stderr == ""
 
 
-def test_list_json(adreg, filled):
+def test_list_json(adreg: Adreg) -> None:
     """--json gives every row with all its fields, times in ISO form, and the total."""
-    found = json.loads(adreg("list", "--json", "--limit", "1", "--sort", "rank").out)
+    found = json.loads(adreg("list", "--json", "--limit", "1", "--sort", "rank").stdout)
 
     assert found["total"] == 3
     assert found["rows"][0]["key"]["name"] == "team/support"
@@ -75,23 +80,17 @@ def test_list_json(adreg, filled):
     assert found["rows"][0]["created_at"] == "2026-11-02T12:00:00+00:00"
 
 
-def test_list_nowhere(adreg, home):
-    """Without a catalog a listing is empty, and none is created."""
-    assert names(adreg("list").out) == []
-    assert list(home.iterdir()) == []
-
-
-def test_list_bad_rank(adreg, filled):
+def test_list_bad_rank(adreg: Adreg) -> None:
     """A rank that is none of the forms is a wrong use, and the forms are named."""
     ran = adreg("list", "--rank", "many")
 
-    assert ran.code == 2
-    assert "write 16, 8-64, '>=16' or '<16'" in ran.err
+    assert ran.returncode == 2
+    assert "write 16, 8-64, '>=16' or '<16'" in ran.stderr
 
 
-def test_show_adapter(adreg, filled):
+def test_show_adapter(adreg: Adreg) -> None:
     """`show` tells what an adapter is, where it came from, and what was built from it."""
-    lines = adreg("show", "team/support@prod").out.splitlines()
+    lines = adreg("show", "team/support@prod").stdout.splitlines()
     shown = dict(line.split("  ", 1) for line in lines if line[0] != " ")
     told = {name.strip(): value.strip() for name, value in shown.items()}
 
@@ -103,22 +102,22 @@ def test_show_adapter(adreg, filled):
     assert told["went into"] == "merged@1"
 
 
-def test_show_model(adreg, filled):
+def test_show_model(adreg: Adreg) -> None:
     """`show` tells what a model was built from, with the weights."""
-    assert "built from  team/support@1 x 0.5" in adreg("show", "merged").out
+    assert "built from  team/support@1 x 0.5" in adreg("show", "merged").stdout
 
 
-def test_show_hub_reference(adreg, filled):
+def test_show_hub_reference(adreg: Adreg) -> None:
     """A Hub reference means the version that came from that repository."""
-    found = json.loads(adreg("show", "hf://someone/support-lora", "--json").out)
+    found = json.loads(adreg("show", "hf://someone/support-lora", "--json").stdout)
 
     assert found["version"]["key"]["number"] == 1
 
 
-def test_show_config(adreg, filled):
+def test_show_config(adreg: Adreg) -> None:
     """--config prints the configuration as it was, and nothing else."""
-    assert adreg("show", "summary", "--config").out.rstrip("\n") == '{"r": 8}'
-    assert adreg("show", "merged", "--config").code == 1
+    assert adreg("show", "summary", "--config").stdout.rstrip("\n") == '{"r": 8}'
+    assert adreg("show", "merged", "--config").returncode == 1
 
 
 @pytest.mark.parametrize(
@@ -133,51 +132,51 @@ def test_show_config(adreg, filled):
         ("a\x1b[31mb", "it has a character that is not allowed", "Use letters"),
     ],
 )
-def test_show_what_is_not_there(adreg, filled, reference, error, hint):
+def test_show_what_is_not_there(adreg: Adreg, reference: str, error: str, hint: str) -> None:
     """A reference that means nothing is told in one line, with one line on what to do."""
     ran = adreg("show", reference)
 
-    first, second = ran.err.splitlines()
-    assert ran.code == 1
-    assert ran.out == ""
+    first, second = ran.stderr.splitlines()
+    assert ran.returncode == 1
+    assert ran.stdout == ""
     assert first.startswith("error: ")
     assert error in first
     assert second.startswith("hint: ")
     assert hint in second
-    assert "\x1b" not in ran.err
+    assert "\x1b" not in ran.stderr
 
 
-def test_show_folder_that_was_added(
-    adreg: Callable[..., object], filled: Registry, tmp_path: Path
-):
+def test_show_folder_that_was_added(adreg: Adreg, tmp_path: Path) -> None:
     """A folder that an adapter was added from is answered with the adapter's name."""
     ran = adreg("show", str(tmp_path / "run-2"))
 
-    assert "It was added as team/support@2: use that name." in ran.err
+    assert "It was added as team/support@2: use that name." in ran.stderr
 
 
-def test_history_follows_renames(adreg, filled):
+def test_history_follows_renames(adreg: Adreg) -> None:
     """The history of a name holds what was done to its versions and under its old names."""
     adreg("tag", "team/support@1", "old")
     adreg("rename", "team/support", "help")
     adreg("note", "help", "good")
 
-    entries = json.loads(adreg("history", "help", "--json").out)["entries"]
+    entries = json.loads(adreg("history", "help", "--json").stdout)["entries"]
 
     assert [(one["action"], one["subject"]) for one in entries] == [
         ("note", "help@2"),
         ("rename", "help"),
         ("tag", "team/support@1"),
     ]
-    assert [one["action"] for one in json.loads(adreg("history", "help@1", "--json").out)["entries"]] == ["tag"]
+    assert [
+        one["action"] for one in json.loads(adreg("history", "help@1", "--json").stdout)["entries"]
+    ] == ["tag"]
 
 
-def test_history_limit_and_unknown(adreg, filled):
+def test_history_limit_and_unknown(adreg: Adreg) -> None:
     """History is cut at the limit and says so; a name that never was is an error."""
     adreg("tag", "summary", "a")
     adreg("tag", "summary", "b")
 
     ran = adreg("history", "--limit", "1")
-    assert len(ran.out.splitlines()) == 2
-    assert ran.err == "there is more; --limit 0 shows all\n"
-    assert adreg("history", "nobody").code == 1
+    assert len(ran.stdout.splitlines()) == 2
+    assert ran.stderr == "there is more; --limit 0 shows all\n"
+    assert adreg("history", "nobody").returncode == 1

@@ -54,7 +54,9 @@ def view(shape: tuple[int, ...]) -> tuple[int, int]:
 class Opened:
     """The adapters' files, ready to be read from by key."""
 
-    def __init__(self, specs: Sequence[AdapterSpec], reader: TensorReader, dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, specs: Sequence[AdapterSpec], reader: TensorReader, dtype: np.dtype[Any]
+    ) -> None:
         """Index the tensors; nothing is read."""
         self.reader = reader
         self.dtype = dtype
@@ -80,7 +82,9 @@ class Opened:
 class _Product:
     """s L R of one term. R is held as (columns, r), so that both are sliced by rows."""
 
-    def __init__(self, term: LowRank, adapter: int, rows: int, columns: int, opened: Opened) -> None:
+    def __init__(
+        self, term: LowRank, adapter: int, rows: int, columns: int, opened: Opened
+    ) -> None:
         self.scale = term.scale
         self.left = opened.factor(
             adapter, term.left, rows, term.rank, transposed=term.left_transposed
@@ -191,9 +195,7 @@ class TensorChange:
         for part, total in zip(self._dora, self._squares, strict=True):
             if part.dora is None or part.dora.magnitude is None:
                 continue
-            magnitude = part.opened.slice(
-                part.part.adapter, part.dora.magnitude, 0, len(total)
-            )
+            magnitude = part.opened.slice(part.part.adapter, part.dora.magnitude, 0, len(total))
             part.factor = (magnitude / np.sqrt(total)).astype(magnitude.dtype)
 
     def apply(self, base: Array, tile: Tile) -> Array:

@@ -1,0 +1,153 @@
+"""A merged checkpoint's folder: weights and index, configuration, tokenizer, templates, card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from adreg.registry.adapters.spec import AdapterSpec
+from adreg.registry.bases.base import CONFIG, Base
+from adreg.registry.digest import FileDigest
+from adreg.registry.durable import FileWriter, Staging, copy_file
+from adreg.registry.errors import InputRefused, MergeRefused
+from adreg.registry.merge.plan import Plan
+from adreg.registry.merge.run import MergeReport, run
+from adreg.registry.progress import SILENT, Progress
+from adreg.registry.tensors.checkpoint import INDEX
+
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.*",
+    "additional_chat_templates/*",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece*.model",
+)
+"""Files of a tokenizer and its templates, as an adapter may bring them along."""
+
+
+@dataclass(frozen=True, slots=True)
+class SideFile:
+    """A file that is taken over as it is: its name, where it lies, and whose it is."""
+
+    name: str
+    path: Path
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """All files of a merged checkpoint, and what the merge did."""
+
+    files: tuple[FileDigest, ...]
+    report: MergeReport
+
+
+def side_files(base: Base, specs: Sequence[AdapterSpec], tokenizer: str) -> tuple[SideFile, ...]:
+    """Choose the files that are taken over: the base's, and the adapters' tokenizer over them.
+
+    An adapter was trained with the tokenizer that it brings, so that one counts; but
+    only if all adapters that bring one agree. ``tokenizer`` "base" leaves theirs out,
+    "adapter" insists on one. Raises MergeRefused when there is none, or they differ.
+    """
+    chosen = {name: SideFile(name, base.folder / name, "base") for name in base.side_files}
+    if tokenizer == "base":
+        return tuple(chosen[name] for name in sorted(chosen))
+    brought = [(spec, _tokenizer_of(spec)) for spec in specs]
+    brought = [(spec, files) for spec, files in brought if files]
+    agree = len({files for _, files in brought}) == 1
+    if tokenizer == "adapter" and not agree:
+        reason = "the adapters' tokenizers differ" if brought else "no adapter brings a tokenizer"
+        raise MergeRefused((reason,), "Pass --tokenizer base.")
+    if agree:
+        spec, files = brought[0]
+        for file in files:
+            chosen[file.name] = SideFile(file.name, spec.folder / file.name, "adapter")
+    return tuple(chosen[name] for name in sorted(chosen))
+
+
+def _tokenizer_of(spec: AdapterSpec) -> tuple[FileDigest, ...]:
+    found = tuple(
+        file
+        for file in sorted(spec.files)
+        if any(fnmatchcase(file.name, pattern) for pattern in _TOKENIZER)
+    )
+    # A template alone is taken over too; a lone special_tokens_map describes nothing.
+    names = {file.name for file in found}
+    telling = ("tokenizer", "chat_template", "additional_chat_templates")
+    return found if any(name.startswith(telling) for name in names) else ()
+
+
+def write_model(  # noqa: PLR0913  # the two ends of the engine, and how to run it
+    plan: Plan,
+    base: Base,
+    specs: Sequence[AdapterSpec],
+    staging: Staging,
+    *,
+    sides: Sequence[SideFile],
+    card: str,
+    threads: int | None = None,
+    progress: Progress = SILENT,
+) -> Written:
+    """Write a whole merged checkpoint into ``staging``; publishing it is the caller's.
+
+    Raises what ``run`` raises, and InputRefused when a file to take over cannot be read.
+    """
+    report = run(plan, base, specs, staging, threads=threads, progress=progress)
+    files = list(report.files)
+    for side in sides:
+        target = staging.folder / side.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            files.append(copy_file(side.path, target, side.name))
+        except OSError as error:
+            raise InputRefused(side.path, error.strerror or str(error)) from error
+    texts = {CONFIG: _config(plan, base), "README.md": card}
+    if len(plan.shards) > 1:
+        texts[INDEX] = _index(plan)
+    for name, text in texts.items():
+        with FileWriter(staging.folder / name) as writer:
+            writer.write(text.encode())
+        files.append(writer.digest(name))
+    return Written(tuple(sorted(files)), report)
+
+
+def _index(plan: Plan) -> str:
+    weight_map = {job.name: shard.file for shard in plan.shards for job in shard.jobs}
+    value = {"metadata": {"total_size": plan.tensor_bytes}, "weight_map": dict(sorted(weight_map.items()))}
+    return json.dumps(value, indent=2) + "\n"
+
+
+def _config(plan: Plan, base: Base) -> str:
+    """Return config.json: the base's own text unless the merge changed what it says."""
+    edits: dict[str, Any] = {}
+    if plan.untie:
+        edits["tie_word_embeddings"] = False
+    if plan.dtype is not None:
+        # transformers 5 writes "dtype"; the older "torch_dtype" is kept true where it stands.
+        edits["dtype"] = plan.dtype
+        if "torch_dtype" in base.config:
+            edits["torch_dtype"] = plan.dtype
+    if plan.architecture is not None and plan.labels is not None:
+        edits["architectures"] = [plan.architecture]
+        edits["num_labels"] = plan.labels
+        if len(base.config.get("id2label") or {}) != plan.labels:
+            edits["id2label"] = {str(n): f"LABEL_{n}" for n in range(plan.labels)}
+            edits["label2id"] = {f"LABEL_{n}": n for n in range(plan.labels)}
+    if not edits:
+        return (base.folder / CONFIG).read_text(encoding="utf-8")
+    config = {**base.config, **edits}
+    text = config.get("text_config")
+    if plan.untie and isinstance(text, dict) and "tie_word_embeddings" in text:
+        config["text_config"] = {**text, "tie_word_embeddings": False}
+    return json.dumps(config, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,392 @@
+"""Folding adapters into a base: from a recipe to a recorded model."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from adreg.registry import digest
+from adreg.registry.bases.base import Base
+from adreg.registry.bases.verdict import Grade, judge
+from adreg.registry.catalog import models, series, versions
+from adreg.registry.catalog.records import Content, ModelFacts, ModelInput, VersionKey
+from adreg.registry.digest import FileDigest
+from adreg.registry.durable import Staging, check_target, require_space, sweep
+from adreg.registry.errors import AlreadyExists, MergeRefused, NotFound, OutputRefused
+from adreg.registry.merge.output import SideFile, Written, side_files, write_model
+from adreg.registry.merge.plan import Input, Plan, make_plan
+from adreg.registry.merge.recipe import Recipe
+from adreg.registry.names import check_name, suggest_name
+from adreg.registry.ops import history
+from adreg.registry.ops.bases import OpenedBase, open_base, open_record, record_base
+from adreg.registry.ops.context import Context
+from adreg.registry.ops.specs import OpenedVersion, open_version
+from adreg.registry.release.card import CardAdapter, CardBase, CardFacts, model_card
+from adreg.registry.release.licences import LicensedPart, release_licence
+from adreg.registry.tensors import dtypes
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTensor:
+    """What happens to one tensor: ``action`` is copy, cast, merge, replace or add."""
+
+    name: str
+    action: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """A merged model, or the plan of one after a dry run.
+
+    ``key`` is None after a dry run. ``new`` is false when these very bytes were a model
+    already. ``changed`` counts the elements that are not the base's, of ``elements`` in
+    tensors that adapters touch; both 0 after a dry run.
+    """
+
+    name: str
+    folder: Path
+    base: str
+    adapters: tuple[tuple[str, float], ...]
+    tensors: tuple[PlannedTensor, ...]
+    bytes: int
+    untied: bool
+    remarks: tuple[str, ...]
+    dry_run: bool
+    key: VersionKey | None = None
+    new: bool = True
+    files: tuple[FileDigest, ...] = ()
+    changed: int = 0
+    elements: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A recipe with everything that it names, opened and planned."""
+
+    recipe: Recipe
+    base: OpenedBase
+    adapters: tuple[OpenedVersion, ...]
+    plan: Plan
+    sides: tuple[SideFile, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The adapters' weights."""
+        return tuple(one.weight for one in self.recipe.adapters)
+
+    @property
+    def output_bytes(self) -> int:
+        """The bytes of all files that will be written, but for a few kilobytes of text."""
+        return self.plan.nbytes + sum(side.path.stat().st_size for side in self.sides)
+
+
+def merge(  # noqa: PLR0913  # one argument for each thing that can be asked
+    context: Context,
+    recipe: Recipe,
+    *,
+    output: Path | None = None,
+    name: str | None = None,
+    threads: int | None = None,
+    dry_run: bool = False,
+) -> Merged:
+    """Merge what a recipe names into a standalone checkpoint, and record it.
+
+    Without ``output`` it is written below the registry's home; without ``name`` it is
+    called after the first adapter. All or nothing: the folder appears whole, and the
+    catalog knows it then.
+
+    Raises NotFound, Incompatible, MergeRefused, OutputRefused, AlreadyExists for a name
+    that is an adapter's, WriteFailed, DiskFull.
+    """
+    ready = prepare(context, recipe)
+    name = check_name(name or _default_name(ready))
+    _check_series(context, name)
+    recipe_digest = digest.of_value(_content(ready))
+    folder = (output or context.settings.models / recipe_digest[:16]).absolute()
+    if output is None and (known := _known(context, recipe_digest, folder)):
+        return _merged(ready, known.name, folder, dry_run=dry_run, key=known)
+    _check_output(folder, ready)
+    require_space(folder.parent, ready.output_bytes)
+    if dry_run:
+        return _merged(ready, name, folder, dry_run=True)
+    sweep(folder.parent)
+    with Staging(folder) as staging:
+        written = build(ready, staging, card_of(ready, name), threads, context)
+        key, new = _record(context, ready, name, folder, written, recipe_digest, staging)
+    return _merged(ready, key.name, folder, dry_run=False, key=key, new=new, written=written)
+
+
+def prepare(context: Context, recipe: Recipe) -> Ready:
+    """Open what a recipe names and plan the merge; nothing is written."""
+    adapters = tuple(open_version(context, one.ref) for one in recipe.adapters)
+    base = _open_base(context, recipe.base, adapters)
+    return plan_for(recipe, base, adapters)
+
+
+def plan_for(recipe: Recipe, base: OpenedBase, adapters: Sequence[OpenedVersion]) -> Ready:
+    """Plan a merge of what is open already."""
+    inputs = [
+        Input(one.name, one.spec, asked.weight)
+        for one, asked in zip(adapters, recipe.adapters, strict=True)
+    ]
+    names = [one.name for one in inputs]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise MergeRefused((f"{twice[0]} is named twice",), "Name it once, with the sum of the weights.")
+    plan = make_plan(
+        base.base,
+        inputs,
+        dtype=recipe.dtype,
+        max_shard_size=recipe.max_shard_size,
+        precision=recipe.precision,
+    )
+    specs = [one.spec for one in adapters]
+    sides = side_files(base.base, specs, recipe.tokenizer)
+    return Ready(recipe, base, tuple(adapters), plan, sides, _remarks(base, adapters, plan))
+
+
+def build(
+    ready: Ready, staging: Staging, card: str, threads: int | None, context: Context
+) -> Written:
+    """Write the checkpoint into a staging folder."""
+    return write_model(
+        ready.plan,
+        ready.base.base,
+        [one.spec for one in ready.adapters],
+        staging,
+        sides=ready.sides,
+        card=card,
+        threads=threads,
+        progress=context.progress,
+    )
+
+
+def card_of(ready: Ready, name: str) -> str:
+    """Return the model card of a merge."""
+    base = ready.base
+    licence = base.record.facts.licence if base.record else base.base.licence
+    adapters = [
+        CardAdapter(
+            one.name if one.record else one.spec.folder.name,
+            one.record.content.digest if one.record else digest.of_files(one.spec.files),
+            weight,
+            one.record.content.licence if one.record else one.spec.licence,
+        )
+        for one, weight in zip(ready.adapters, ready.weights, strict=True)
+    ]
+    parts = [LicensedPart("base", licence), *(LicensedPart(a.reference, a.licence) for a in adapters)]
+    base_name = base.record.name if base.record else base.base.hub_repo or base.base.folder.name
+    return model_card(
+        CardFacts(
+            title=name,
+            base=CardBase(
+                base_name,
+                base.base.layout_digest,
+                base.base.hub_repo,
+                base.base.revision,
+                licence,
+            ),
+            adapters=tuple(adapters),
+            method=ready.recipe.method,
+            precision=ready.recipe.precision,
+            dtype=ready.plan.dtype or dtypes.NAMES.get(base.base.dtype, base.base.dtype),
+            architecture=ready.plan.architecture or base.base.architecture,
+            model_type=base.base.model_type,
+            licence=release_licence(parts, allow_unknown=True),
+        )
+    )
+
+
+def engine() -> str:
+    """Return what computes here: the versions and the processor that decide the last bits."""
+    parts = [f"{package} {version(package)}" for package in ("adreg", "numpy", "ml_dtypes")]
+    return "; ".join([*parts, f"machine {platform.machine()}"])
+
+
+def _open_base(context: Context, text: str, adapters: Sequence[OpenedVersion]) -> OpenedBase:
+    if text:
+        return open_base(context, text)
+    records = {one.record.base.id: one.record.base for one in adapters if one.record and one.record.base}
+    if len(records) == 1:
+        return open_record(records.popitem()[1])
+    if len(records) > 1:
+        names = sorted(record.name for record in records.values())
+        raise MergeRefused((f"the adapters are for several bases: {', '.join(names)}",), "Pass --base.")
+    hints = {one.spec.base_hint for one in adapters if one.spec.base_hint}
+    advice = "Pass --base with a folder, or `adreg base add` it first."
+    if len(hints) != 1:
+        raise NotFound("recorded base for", adapters[0].name, (), advice)
+    hint = hints.pop()
+    try:
+        return open_base(context, hint)
+    except NotFound as error:
+        raise NotFound("base", hint, error.close, advice) from error
+
+
+def _remarks(base: OpenedBase, adapters: Sequence[OpenedVersion], plan: Plan) -> tuple[str, ...]:
+    remarks = []
+    for one in adapters:
+        made_for = one.record.base.facts.layout_digest if one.record and one.record.base else None
+        verdict = judge(one.spec, base.base, base.known_names, made_for)
+        if verdict.grade is Grade.SAME_SHAPES:
+            remarks.append(f"{one.name} fits {base.name} by its shapes only: {verdict.reasons[0]}")
+    if plan.untie:
+        remarks.append("the head and the embedding were tied; the model gets a head of its own")
+    if base.base.code_files:
+        remarks.append(f"code of the base is not taken over: {', '.join(base.base.code_files)}")
+    return tuple(remarks)
+
+
+def _default_name(ready: Ready) -> str:
+    first = ready.adapters[0]
+    stem = first.record.key.name if first.record else suggest_name(first.spec.folder.name)
+    return f"{stem}-merged"
+
+
+def _check_series(context: Context, name: str) -> None:
+    with context.catalog.read() as connection:
+        found = series.find(connection, name)
+    if found is not None and found.kind != "model":
+        raise AlreadyExists("adapter", name, "Give the model another name with --name.")
+
+
+def _check_output(folder: Path, ready: Ready) -> None:
+    resolved = folder.resolve()
+    base = ready.base.base.folder.resolve()
+    if resolved == base or base in resolved.parents:
+        raise OutputRefused(folder, "it is the base, or inside it")
+    for one in ready.adapters:
+        adapter = one.spec.folder.resolve()
+        if resolved == adapter or adapter in resolved.parents:
+            raise OutputRefused(folder, "it is an adapter, or inside one")
+    check_target(folder)
+
+
+def _content(ready: Ready) -> dict[str, Any]:
+    """Return all that decides the output's bytes, by content and never by name."""
+    recipe = ready.recipe.to_dict()
+    recipe["base"] = [ready.base.base.layout_digest, ready.base.base.config_digest, str(ready.base.base.folder)]
+    recipe["adapters"] = [
+        [digest.of_files(one.spec.files), weight]
+        for one, weight in zip(ready.adapters, ready.weights, strict=True)
+    ]
+    recipe["engine"] = engine()
+    return recipe
+
+
+def _known(context: Context, recipe_digest: str, folder: Path) -> VersionKey | None:
+    with context.catalog.read() as connection:
+        for key in models.find_by_recipe(connection, recipe_digest):
+            if models.facts(connection, key.id).location == folder and folder.is_dir():
+                return key
+    return None
+
+
+def _record(  # noqa: PLR0913  # one transaction's worth of facts
+    context: Context,
+    ready: Ready,
+    name: str,
+    folder: Path,
+    written: Written,
+    recipe_digest: str,
+    staging: Staging,
+) -> tuple[VersionKey, bool]:
+    """Publish the folder and record it, as one step: what cannot be recorded is not published."""
+    plan, report = ready.plan, written.report
+    content = Content(
+        digest=digest.of_files(written.files),
+        bytes=sum(file.size for file in written.files),
+        parameters=sum(job.entry.nbytes * 8 // dtypes.BITS[job.dtype] for job in plan.jobs),
+        dtype=dtypes.OUTPUTS[plan.dtype] if plan.dtype else ready.base.base.dtype,
+        files=written.files,
+    )
+    facts = ModelFacts(
+        method=ready.recipe.method,
+        location=folder,
+        recipe=ready.recipe.to_dict(),
+        recipe_digest=recipe_digest,
+        engine=engine(),
+        report={
+            "changed": report.changed,
+            "elements": sum(tensor.elements for tensor in report.tensors),
+            "actions": dict(Counter(job.action for job in plan.jobs)),
+        },
+    )
+    inputs = [
+        ModelInput.of(one.record.key, weight)
+        if one.record
+        else ModelInput(None, str(one.spec.folder), 0, digest.of_files(one.spec.files), weight)
+        for one, weight in zip(ready.adapters, ready.weights, strict=True)
+    ]
+    at = history.now()
+    with context.catalog.write() as connection:
+        known = versions.find_by_digest(connection, "model", content.digest)
+        if known is not None:
+            models.set_location(connection, known.id, folder)
+            key = known
+        else:
+            record = ready.base.record or record_base(connection, ready.base.base).record
+            key = models.add(
+                connection, name, content, facts, inputs, base_id=record.id, at=at
+            )
+        history.write(
+            connection,
+            at,
+            "merge",
+            str(key),
+            location=str(folder),
+            digest=content.digest,
+            inputs=[[one.name, one.number, one.digest, one.weight] for one in inputs],
+        )
+        staging.publish()
+        connection.commit()
+    return key, known is None
+
+
+def _merged(  # noqa: PLR0913
+    ready: Ready,
+    name: str,
+    folder: Path,
+    *,
+    dry_run: bool,
+    key: VersionKey | None = None,
+    new: bool = False,
+    written: Written | None = None,
+) -> Merged:
+    tensors = tuple(
+        PlannedTensor(job.name, job.action, job.dtype, job.shape, job.entry.nbytes, shard.file)
+        for shard in ready.plan.shards
+        for job in shard.jobs
+    )
+    return Merged(
+        name=name,
+        folder=folder,
+        base=ready.base.name,
+        adapters=tuple(
+            (one.name, weight) for one, weight in zip(ready.adapters, ready.weights, strict=True)
+        ),
+        tensors=tensors,
+        bytes=ready.output_bytes,
+        untied=ready.plan.untie,
+        remarks=ready.remarks,
+        dry_run=dry_run,
+        key=key,
+        new=new,
+        files=written.files if written else (),
+        changed=written.report.changed if written else 0,
+        elements=sum(t.elements for t in written.report.tensors) if written else 0,
+    )
+
+
+def base_of(ready: Ready) -> Base:
+    """Return the base that a merge reads."""
+    return ready.base.base
