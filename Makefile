@@ -12,7 +12,7 @@ PATH_FIRST := PATH="$(CURDIR)/$(BIN):$$PATH"
 .PHONY: test demo lint bench clean
 
 test: $(VENV)/.dev-installed
-	$(BIN)/python -P -m pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
 
 demo: $(VENV)/.demo-installed
 	$(PATH_FIRST) examples/demo.sh

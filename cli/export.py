@@ -41,10 +41,10 @@ from adreg.cli.output import size
 @pass_app
 def command(
     app: App,
+    *,
     reference: str,
     output: Path,
     licence: str | None,
-    *,
     allow_unknown: bool,
     dry_run: bool,
 ) -> None:

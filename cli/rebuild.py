@@ -36,10 +36,10 @@ from adreg.cli.output import Column, size
 def command(
     context: click.Context,
     app: App,
+    *,
     lockfile: Path,
     output: Path,
     base: str | None,
-    *,
     dry_run: bool,
 ) -> None:
     """Build the release that a lock file describes, byte for byte, from the base and adapters here.

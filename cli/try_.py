@@ -48,18 +48,21 @@ from adreg.cli.options import App, complete_reference, examples, json_option, pa
 @pass_app
 def command(
     app: App,
+    *,
     references: tuple[str, ...],
     prompt: str,
     base: str | None,
     max_new_tokens: int,
     seed: int | None,
-    *,
     chat: bool | None,
 ) -> None:
     """Print what the base, each adapter on top of it, and each merged model answer.
 
     MODEL_OR_ADAPTER is a reference to the catalog, or a folder. Adapters are put on the
     base unmerged, by PEFT; no code from the folders runs.
+
+    A model merged in 16 bits may choose another word somewhere in a long answer than base
+    and adapter do: its weights were rounded once more.
     """
     trial = app.registry.try_out(
         references,

@@ -13,6 +13,7 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine
+from sqlalchemy.pool import NullPool
 
 from adreg.registry.catalog.schema import Moment, metadata
 from adreg.registry.catalog.sqlite import protect_history
@@ -40,7 +41,7 @@ def written_out(kind: str, item: object, context: AutogenContext) -> str | Liter
 def scratch() -> Connection:
     """Return a database in memory at the head, for ``revision --autogenerate`` to compare with."""
     script = ScriptDirectory.from_config(context.config)
-    connection = create_engine("sqlite://").connect()
+    connection = create_engine("sqlite://", poolclass=NullPool).connect()
     migration = MigrationContext.configure(connection)
     with Operations.context(migration):
         for revision in reversed(list(script.walk_revisions())):

@@ -30,7 +30,7 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file
 def test_looking_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     """Help, list and show start without torch, numpy, alembic and the Hub."""
     done = subprocess.run(
-        [sys.executable, "-P", "-c", RUN, *arguments],
+        [sys.executable, "-I", "-c", RUN, *arguments],
         env={**os.environ, "ADREG_HOME": str(tmp_path)},
         capture_output=True,
         text=True,

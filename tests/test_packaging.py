@@ -22,7 +22,7 @@ FOLDERS = ("registry", "cli", "migrations")
 
 def build(source: Path, target: Path, *kinds: str) -> None:
     """Build ``source`` into ``target`` with the hatchling that is installed."""
-    command = [sys.executable, "-P", "-m", "build", "--no-isolation", *kinds]
+    command = [sys.executable, "-I", "-m", "build", "--no-isolation", *kinds]
     done = subprocess.run(
         [*command, "--outdir", str(target), str(source)],
         stdout=subprocess.PIPE,

@@ -77,7 +77,7 @@ class Catalog:
                 if found is None:
                     break
                 self._upgrade()
-            return empty_catalog().connect()
+            return empty_catalog()
 
     def _begin_writing(self) -> Connection:
         with self._explained():

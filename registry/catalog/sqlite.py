@@ -13,7 +13,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool, Pool, StaticPool
+from sqlalchemy.pool import NullPool
 
 from adreg.registry.catalog.schema import metadata
 from adreg.registry.errors import AdregError, CatalogError, DiskFull, WriteFailed
@@ -70,14 +70,13 @@ def _code(error: BaseException) -> int:
     return _SENTENCES.get(str(error), 0) if code is None else code & 0xFF
 
 
-def empty_catalog() -> Engine:
-    """Return an engine on an empty catalog in memory that refuses every write."""
-    engine = _engine(lambda: sqlite3.connect(":memory:", isolation_level=None), "BEGIN", StaticPool)
-    with engine.begin() as connection:
-        metadata.create_all(connection)
-    with engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA query_only=ON")
-    return engine
+def empty_catalog() -> Connection:
+    """Return a connection to an empty catalog in memory that refuses every write."""
+    memory = _engine(lambda: sqlite3.connect(":memory:", isolation_level=None), "BEGIN")
+    connection = memory.connect()
+    metadata.create_all(connection)
+    connection.exec_driver_sql("PRAGMA query_only=ON")
+    return connection
 
 
 class SqliteDatabase:
@@ -227,10 +226,8 @@ _REASONS = {
 }
 
 
-def _engine(
-    connect: Callable[[], sqlite3.Connection], begin: str, pool: type[Pool] = NullPool
-) -> Engine:
-    engine = create_engine("sqlite://", creator=connect, poolclass=pool)
+def _engine(connect: Callable[[], sqlite3.Connection], begin: str) -> Engine:
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
 
     # isolation_level=None stops sqlite3 from beginning transactions of its own, so
     # that DDL is part of them and BEGIN IMMEDIATE is what we say it is

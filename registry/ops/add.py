@@ -20,6 +20,7 @@ from adreg.registry.catalog import bases as catalog_bases
 from adreg.registry.catalog.engine import Connection
 from adreg.registry.catalog.records import (
     AdapterFacts,
+    BaseRecord,
     Content,
     Source,
     VersionKey,
@@ -178,10 +179,11 @@ class _Adding:
                 with self.context.catalog.write() as connection:
                     known = versions.find_by_digest(connection, "adapter", self.content.digest)
                     if known is None:
-                        key = self._record(connection)
+                        base = self._base(connection)
+                        key = self._record(connection, base)
                         publication.settle()
                         connection.commit()
-                        return self.added(key, new=True)
+                        return self.added(key, new=True, base=base)
         except BaseException:
             # After a failed commit; what cannot be taken back now, the next add takes back.
             with contextlib.suppress(AdregError):
@@ -208,7 +210,15 @@ class _Adding:
                 connection.commit()
         return self.added(known, new=False, repaired=damaged)
 
-    def added(self, key: VersionKey | None, *, new: bool, repaired: bool = False) -> Added:
+    def added(
+        self,
+        key: VersionKey | None,
+        *,
+        new: bool,
+        repaired: bool = False,
+        base: BaseRecord | None = None,
+    ) -> Added:
+        called = None if self.opened is None else self.opened.name
         return Added(
             path=self.spec.folder,
             name=key.name if key is not None else self._name(),
@@ -222,14 +232,14 @@ class _Adding:
             rank=_facts(self.spec).rank,
             targets=self.spec.targets,
             left_out=self.spec.left_out,
-            base=None if self.opened is None else self.opened.name,
+            base=called if base is None else base.name,
             verdict=self.verdict,
         )
 
     def _name(self) -> str:
         return self.wishes.name or default_name(self.spec.folder)
 
-    def _record(self, connection: Connection) -> VersionKey:
+    def _record(self, connection: Connection, base: BaseRecord | None) -> VersionKey:
         at = history.now()
         key = adapters.add(
             connection,
@@ -237,7 +247,7 @@ class _Adding:
             self.content,
             _facts(self.spec),
             self._source(at),
-            base_id=self._base_id(connection),
+            base_id=None if base is None else base.id,
             at=at,
         )
         self._mark(connection, key, at)
@@ -247,9 +257,9 @@ class _Adding:
     def _annotate(self, connection: Connection, key: VersionKey, action: str) -> None:
         at = history.now()
         sources.add(connection, key.id, self._source(at))
-        base_id = self._base_id(connection)
-        if base_id is not None:
-            versions.set_base(connection, key.id, base_id)
+        base = self._base(connection)
+        if base is not None:
+            versions.set_base(connection, key.id, base.id)
         self._mark(connection, key, at)
         self._tell(connection, key, action, at)
 
@@ -280,20 +290,20 @@ class _Adding:
             return Source("hub", known[0], at, known[1])
         return Source("path", str(self.spec.folder.resolve()), at)
 
-    def _base_id(self, connection: Connection) -> int | None:
-        """Return the base's id; a base that was named by --base is recorded first, if need be."""
+    def _base(self, connection: Connection) -> BaseRecord | None:
+        """Return the base's record; a base that was named by --base gets one, if need be."""
         if self.opened is None:
             return None
         if self.opened.record is not None:
-            return self.opened.record.id
+            return self.opened.record
         if self.wishes.base is None:
             return None
         try:
-            return record_base(connection, self.opened.base).record.id
+            return record_base(connection, self.opened.base).record
         except AlreadyExists:  # its default name is another base's
             marked = f"{suggest_name(self.opened.base.folder.name)[:80]}-"
             marked += self.opened.base.layout_digest[:8]
-            return record_base(connection, self.opened.base, name=marked).record.id
+            return record_base(connection, self.opened.base, name=marked).record
 
     def _tell(self, connection: Connection, key: VersionKey, action: str, at: datetime) -> None:
         history.write(

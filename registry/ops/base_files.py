@@ -33,12 +33,13 @@ def hash_files(
     digests = {(one.path, one.size, one.mtime_ns): one.sha256 for one in known}
     seen = [look(base.folder, name) for name in names(base)]
     unknown = [one for one in seen if not digests.get((one.path, one.size, one.mtime_ns))]
-    progress.start(f"Hashing {base.folder.name}", sum(one.size for one in unknown))
-    try:
-        for one in unknown:
-            digests[one.path, one.size, one.mtime_ns] = _hash(base.folder, one, progress)
-    finally:
-        progress.finish()
+    if unknown:
+        progress.start(f"Hashing {base.folder.name}", sum(one.size for one in unknown))
+        try:
+            for one in unknown:
+                digests[one.path, one.size, one.mtime_ns] = _hash(base.folder, one, progress)
+        finally:
+            progress.finish()
     return tuple(
         BaseFile(one.path, one.size, one.mtime_ns, digests[one.path, one.size, one.mtime_ns])
         for one in seen

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from adreg.registry.bases.base import CONFIG
 from adreg.registry.catalog import bases, show, versions
@@ -86,16 +87,20 @@ def _candidates(context: Context, locked: LockedBase) -> Iterator[OpenedBase]:
         for one in bases.find_by_layout(connection, locked.layout_digest):
             records.setdefault(one.id, one)
     for record in records.values():
-        try:
-            yield open_record(record)
-        except BaseRefused:
-            continue
+        if (opened := _opened(partial(open_record, record))) is not None:
+            yield opened
     if locked.repo is not None:
         at = f"@{locked.revision}" if locked.revision else ""
-        try:
-            yield open_base(context, f"hf://{locked.repo}{at}")
-        except (NotFound, BaseRefused):
-            return
+        opened = _opened(partial(open_base, context, f"hf://{locked.repo}{at}"))
+        if opened is not None:
+            yield opened
+
+
+def _opened(open_it: Callable[[], OpenedBase]) -> OpenedBase | None:
+    try:
+        return open_it()
+    except (NotFound, BaseRefused):
+        return None
 
 
 def _compare(

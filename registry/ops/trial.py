@@ -28,7 +28,9 @@ from adreg.registry.release.architectures import load_class
 from adreg.registry.tensors.checkpoint import INDEX, SINGLE
 from adreg.registry.trial.generate import Answer, Question, Subject, ask_base, ask_model
 
-_ANSWERING = frozenset({"AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForImageTextToText"})  # fmt: skip
+_ANSWERING = frozenset(
+    {"AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForImageTextToText"}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,10 @@ from adreg.registry import jsonio
 from adreg.registry.errors import Incompatible, InputRefused, MissingPackage
 from adreg.registry.progress import SILENT, Progress
 
+_FLOAT32_BELOW = 4 << 30
+"""Bytes of weights up to which a CPU computes in float32: over three times as fast there as
+bfloat16 where the CPU has no bfloat16 units, for twice the memory."""
+
 Kind = Literal["base", "adapter", "model"]
 
 
@@ -143,7 +147,7 @@ def _load(subject: Subject) -> Any:  # noqa: ANN401  # transformers builds class
     try:
         model = loader.from_pretrained(
             subject.folder,
-            dtype="auto",
+            dtype=_dtype(subject.folder),
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
@@ -153,6 +157,14 @@ def _load(subject: Subject) -> Any:  # noqa: ANN401  # transformers builds class
         raise InputRefused(subject.folder, reason) from error
     model.eval()
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _dtype(folder: Path) -> Any:  # noqa: ANN401
+    """Return the dtype to compute in: the checkpoint's own, or float32 for a small one on a CPU."""
+    torch, _, _ = _import_packages()
+    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    small = weights <= _FLOAT32_BELOW and not torch.cuda.is_available()
+    return torch.float32 if small else "auto"
 
 
 def _can_share(adapter: Subject) -> bool:

@@ -33,13 +33,14 @@ def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def start(code: str, *arguments: str) -> subprocess.Popen[str]:
-    """Start Python on a piece of code in a process of its own."""
+    """Start Python on a piece of code, away from the repository and its bare names."""
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", code, *arguments],
+        [sys.executable, "-c", code, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        cwd="/",
     )
 
 

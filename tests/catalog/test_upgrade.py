@@ -141,7 +141,7 @@ def test_the_migrations_make_what_the_schema_says(catalog: Catalog, settings: Se
     )
     with closing(sqlite3.connect(settings.home / "catalog.sqlite")) as migrated:
         got = {name: parts(sql) for name, sql in migrated.execute(made)}
-    with empty_catalog().connect() as connection:
+    with empty_catalog() as connection:
         expected = {row.name: parts(row.sql) for row in connection.exec_driver_sql(made)}
     got.pop("sqlite_autoindex_alembic_version_1")
     assert expected == got
@@ -153,9 +153,10 @@ def test_a_developer_can_ask_alembic_itself() -> None:
     before = {path for path in folder.rglob("*") if "__pycache__" not in path.parts}
 
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "alembic", "-c", str(folder / "alembic.ini"), "check"],
+        [sys.executable, "-m", "alembic", "-c", str(folder / "alembic.ini"), "check"],
         capture_output=True,
         text=True,
+        cwd="/",
         check=False,
     )
 
@@ -282,11 +283,12 @@ with catalog.read() as connection:
 def start(settings: Settings, folder: Path, **environ: str) -> subprocess.Popen[str]:
     """Start a process that looks into the catalog, and wait until it is about to."""
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", USE, str(settings.home), str(folder)],
+        [sys.executable, "-c", USE, str(settings.home), str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        cwd="/",
         env=os.environ | environ,
     )
     assert process.stdout is not None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from running import Adreg, Ran
 
 from adreg.cli.main import main
 from adreg.registry import Registry
@@ -92,11 +91,11 @@ def filled(home: Path, tmp_path: Path) -> Registry:
             )
         marks.set_tag(connection, keys[1].id, Tag("lang", "de"))
         marks.set_alias(connection, keys[0], "prod", START)
-        file = FileDigest("model.safetensors", "3" * 64, 5000)
+        weights = FileDigest("model.safetensors", "3" * 64, 5000)
         models.add(
             connection,
             "merged",
-            Content(of_files([file]), 5000, 2500, "BF16", (file,)),
+            Content(of_files([weights]), 5000, 2500, "BF16", (weights,)),
             ModelFacts("linear", Path("/models/merged"), {"r": 1}, "4" * 64, "adreg 0.1"),
             [ModelInput.of(keys[0], 0.5)],
             base_id=base.id,
@@ -107,19 +106,17 @@ def filled(home: Path, tmp_path: Path) -> Registry:
 
 
 @pytest.fixture
-def adreg(
-    home: Path, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., subprocess.CompletedProcess[str]]:
+def adreg(home: Path, capfd: pytest.CaptureFixture[str]) -> Adreg:
     """Run adreg in this process, in the test's own registry."""
     del home
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str) -> Ran:
         capfd.readouterr()
         with pytest.raises(SystemExit) as exited:
             main(list(arguments))
         out, err = capfd.readouterr()
         code = int(exited.value.code or 0)
-        return subprocess.CompletedProcess(arguments, code, out, err)
+        return Ran(code, out, err)
 
     return run
 

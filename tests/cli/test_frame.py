@@ -13,13 +13,11 @@ from pathlib import Path
 
 import click
 import pytest
+from running import Adreg, Ran
 
 from adreg.cli.errors import guarded
 from adreg.cli.main import COMMANDS, cli
 from adreg.cli.options import App
-
-Adreg = Callable[..., subprocess.CompletedProcess[str]]
-
 
 HEAVY = {"torch", "transformers", "peft", "numpy", "alembic", "huggingface_hub"}
 
@@ -45,16 +43,15 @@ def test_commands(name: str) -> None:
         assert f"adreg {path}" in command.get_help(context).partition("Examples:")[2]
 
 
-def _python(code: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-P", "-c", code, *arguments]
-        if sys.version_info >= (3, 11)
-        else [sys.executable, "-c", code, *arguments],
+def _python(code: str, *arguments: str, **environ: str) -> Ran:
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, **environ},
         check=False,
     )
+    return Ran(ran.returncode, ran.stdout, ran.stderr)
 
 
 _RUN = """
@@ -81,17 +78,17 @@ def test_start_up(arguments: list[str], unwanted: set[str]) -> None:
     """Looking imports none of the heavy packages, and --help nothing but click."""
     ran = _python(_RUN, *arguments)
 
-    assert ran.returncode == 0
-    assert set(ran.stderr.split()) & unwanted == set()
+    assert ran.code == 0
+    assert set(ran.err.split()) & unwanted == set()
 
 
 def test_unknown_command(adreg: Adreg) -> None:
     """A mistyped command is a wrong use, answered with the nearest one."""
     ran = adreg("lits")
 
-    assert ran.returncode == 2
+    assert ran.code == 2
     assert (
-        ran.stderr
+        ran.err
         == "error: there is no command 'lits'. Did you mean 'list'?\nhint: See `adreg --help`.\n"
     )
 
@@ -101,8 +98,8 @@ def test_usage_error_escapes(adreg: Adreg) -> None:
     """What a user typed cannot steer the terminal when it is repeated."""
     ran = adreg("list", "--sort", "a\x1b[31m")
 
-    assert ran.returncode == 2
-    assert "\x1b" not in ran.stderr
+    assert ran.code == 2
+    assert "\x1b" not in ran.err
 
 
 @pytest.mark.usefixtures("filled")
@@ -110,9 +107,9 @@ def test_error_as_json(adreg: Adreg) -> None:
     """With --json an error is one JSON object on stderr, with its facts."""
     ran = adreg("show", "sumary", "--json")
 
-    assert ran.returncode == 1
-    assert ran.stdout == ""
-    assert json.loads(ran.stderr) == {
+    assert ran.code == 1
+    assert ran.out == ""
+    assert json.loads(ran.err) == {
         "error": "NotFound",
         "message": "there is no adapter or model 'sumary'",
         "hint": "Did you mean 'summary'?",
@@ -161,6 +158,7 @@ def test_reader_goes_away() -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
+    assert process.stdout is not None
     process.stdout.close()
     _, err = process.communicate(timeout=60)
 
@@ -178,19 +176,19 @@ def test_interrupt() -> None:
     )
     ran = _python(code)
 
-    assert (ran.returncode, ran.stderr) == (130, "\nstopped; nothing was recorded\n")
+    assert (ran.code, ran.err) == (130, "\nstopped; nothing was recorded\n")
 
 
 def test_list_nowhere(adreg: Adreg, home: Path) -> None:
     """Without a catalog a listing is empty, and none is created."""
-    assert len(adreg("list").stdout.splitlines()) == 1
+    assert len(adreg("list").out.splitlines()) == 1
     assert list(home.iterdir()) == []
 
 
 @pytest.mark.usefixtures("filled")
 def test_home_option(adreg: Adreg, tmp_path: Path) -> None:
     """--home takes the place of ADREG_HOME."""
-    assert len(adreg("--home", str(tmp_path / "other"), "list").stdout.splitlines()) == 1
+    assert len(adreg("--home", str(tmp_path / "other"), "list").out.splitlines()) == 1
     assert not (tmp_path / "other").exists()
 
 
@@ -201,8 +199,8 @@ def _completed(words: str, word: int) -> list[str]:
         COMP_WORDS=words,
         COMP_CWORD=str(word),
     )
-    assert ran.stderr == ""
-    return [line.partition(",")[2] for line in ran.stdout.splitlines() if line]
+    assert ran.err == ""
+    return [line.partition(",")[2] for line in ran.out.splitlines() if line]
 
 
 @pytest.mark.usefixtures("filled")
@@ -229,7 +227,7 @@ def test_completion_is_quiet(home: Path) -> None:
 @pytest.mark.usefixtures("home")
 def test_completion_script(adreg: Adreg, shell: str) -> None:
     """The script asks adreg for completions."""
-    assert "_ADREG_COMPLETE" in adreg("completion", shell).stdout
+    assert "_ADREG_COMPLETE" in adreg("completion", shell).out
 
 
 def test_group_lists_the_table() -> None:

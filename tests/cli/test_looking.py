@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from running import Adreg
 
 from adreg.registry import Registry
-
-Adreg = Callable[..., subprocess.CompletedProcess[str]]
 
 pytestmark = pytest.mark.usefixtures("filled")
 
@@ -26,9 +23,9 @@ def test_list_piped(adreg: Adreg, filled: Registry) -> None:
     ran = adreg("list", "team")
 
     size = filled.list().rows[-1].bytes
-    assert ran.returncode == 0
-    assert ran.stderr == ""
-    assert ran.stdout == (
+    assert ran.code == 0
+    assert ran.err == ""
+    assert ran.out == (
         "name\ttype\trank\tbase\tsize\tadded\taliases\ttags\n"
         f"team/support@2\tLORA\t16\tsmollm2\t{size}\t2026-11-02T12:00:00+00:00\t\tlang=de\n"
     )
@@ -60,19 +57,19 @@ def test_list_piped(adreg: Adreg, filled: Registry) -> None:
 )
 def test_list_filters(adreg: Adreg, arguments: list[str], expected: list[str]) -> None:
     """Every filter, order and limit chooses what its help says."""
-    assert names(adreg("list", *arguments).stdout) == expected
+    assert names(adreg("list", *arguments).out) == expected
 
 
 def test_list_limit_says_what_is_left_out(adreg: Adreg) -> None:
     """A listing that was cut says on stderr how many more there are, unless quiet."""
-    assert adreg("list", "--limit", "1").stderr == "2 more; --limit 0 shows all\n"
-    assert adreg("-q", "list", "--limit", "1").stderr == ""
-    assert adreg("list", "--limit", "0").stderr == ""
+    assert adreg("list", "--limit", "1").err == "2 more; --limit 0 shows all\n"
+    assert adreg("-q", "list", "--limit", "1").err == ""
+    assert adreg("list", "--limit", "0").err == ""
 
 
 def test_list_json(adreg: Adreg) -> None:
     """--json gives every row with all its fields, times in ISO form, and the total."""
-    found = json.loads(adreg("list", "--json", "--limit", "1", "--sort", "rank").stdout)
+    found = json.loads(adreg("list", "--json", "--limit", "1", "--sort", "rank").out)
 
     assert found["total"] == 3
     assert found["rows"][0]["key"]["name"] == "team/support"
@@ -84,13 +81,13 @@ def test_list_bad_rank(adreg: Adreg) -> None:
     """A rank that is none of the forms is a wrong use, and the forms are named."""
     ran = adreg("list", "--rank", "many")
 
-    assert ran.returncode == 2
-    assert "write 16, 8-64, '>=16' or '<16'" in ran.stderr
+    assert ran.code == 2
+    assert "write 16, 8-64, '>=16' or '<16'" in ran.err
 
 
 def test_show_adapter(adreg: Adreg) -> None:
     """`show` tells what an adapter is, where it came from, and what was built from it."""
-    lines = adreg("show", "team/support@prod").stdout.splitlines()
+    lines = adreg("show", "team/support@prod").out.splitlines()
     shown = dict(line.split("  ", 1) for line in lines if line[0] != " ")
     told = {name.strip(): value.strip() for name, value in shown.items()}
 
@@ -104,20 +101,20 @@ def test_show_adapter(adreg: Adreg) -> None:
 
 def test_show_model(adreg: Adreg) -> None:
     """`show` tells what a model was built from, with the weights."""
-    assert "built from  team/support@1 x 0.5" in adreg("show", "merged").stdout
+    assert "built from  team/support@1 x 0.5" in adreg("show", "merged").out
 
 
 def test_show_hub_reference(adreg: Adreg) -> None:
     """A Hub reference means the version that came from that repository."""
-    found = json.loads(adreg("show", "hf://someone/support-lora", "--json").stdout)
+    found = json.loads(adreg("show", "hf://someone/support-lora", "--json").out)
 
     assert found["version"]["key"]["number"] == 1
 
 
 def test_show_config(adreg: Adreg) -> None:
     """--config prints the configuration as it was, and nothing else."""
-    assert adreg("show", "summary", "--config").stdout.rstrip("\n") == '{"r": 8}'
-    assert adreg("show", "merged", "--config").returncode == 1
+    assert adreg("show", "summary", "--config").out.rstrip("\n") == '{"r": 8}'
+    assert adreg("show", "merged", "--config").code == 1
 
 
 @pytest.mark.parametrize(
@@ -136,21 +133,21 @@ def test_show_what_is_not_there(adreg: Adreg, reference: str, error: str, hint: 
     """A reference that means nothing is told in one line, with one line on what to do."""
     ran = adreg("show", reference)
 
-    first, second = ran.stderr.splitlines()
-    assert ran.returncode == 1
-    assert ran.stdout == ""
+    first, second = ran.err.splitlines()
+    assert ran.code == 1
+    assert ran.out == ""
     assert first.startswith("error: ")
     assert error in first
     assert second.startswith("hint: ")
     assert hint in second
-    assert "\x1b" not in ran.stderr
+    assert "\x1b" not in ran.err
 
 
 def test_show_folder_that_was_added(adreg: Adreg, tmp_path: Path) -> None:
     """A folder that an adapter was added from is answered with the adapter's name."""
     ran = adreg("show", str(tmp_path / "run-2"))
 
-    assert "It was added as team/support@2: use that name." in ran.stderr
+    assert "It was added as team/support@2: use that name." in ran.err
 
 
 def test_history_follows_renames(adreg: Adreg) -> None:
@@ -159,7 +156,7 @@ def test_history_follows_renames(adreg: Adreg) -> None:
     adreg("rename", "team/support", "help")
     adreg("note", "help", "good")
 
-    entries = json.loads(adreg("history", "help", "--json").stdout)["entries"]
+    entries = json.loads(adreg("history", "help", "--json").out)["entries"]
 
     assert [(one["action"], one["subject"]) for one in entries] == [
         ("note", "help@2"),
@@ -167,7 +164,7 @@ def test_history_follows_renames(adreg: Adreg) -> None:
         ("tag", "team/support@1"),
     ]
     assert [
-        one["action"] for one in json.loads(adreg("history", "help@1", "--json").stdout)["entries"]
+        one["action"] for one in json.loads(adreg("history", "help@1", "--json").out)["entries"]
     ] == ["tag"]
 
 
@@ -177,6 +174,6 @@ def test_history_limit_and_unknown(adreg: Adreg) -> None:
     adreg("tag", "summary", "b")
 
     ran = adreg("history", "--limit", "1")
-    assert len(ran.stdout.splitlines()) == 2
-    assert ran.stderr == "there is more; --limit 0 shows all\n"
-    assert adreg("history", "nobody").returncode == 1
+    assert len(ran.out.splitlines()) == 2
+    assert ran.err == "there is more; --limit 0 shows all\n"
+    assert adreg("history", "nobody").code == 1

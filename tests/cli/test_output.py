@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
+from running import Adreg
 
 from adreg.cli.escape import escape
 from adreg.cli.output import Output, count, plain, several, size
@@ -127,7 +128,7 @@ def _on_a_terminal(code: str, tmp_path: Path) -> str:
         pass
     os.close(leader)
     assert process.wait(timeout=60) == 0
-    return seen.decode()
+    return re.sub(r"\x1b\[[0-9;]*m", "", seen.decode())
 
 
 @pytest.mark.usefixtures("filled")
@@ -155,9 +156,7 @@ def test_progress_on_a_terminal(tmp_path: Path) -> None:
     assert "2.0/2.0 MB" in seen
 
 
-def test_error_takes_the_bar_away(
-    tmp_path: Path, adreg: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_error_takes_the_bar_away(tmp_path: Path, adreg: Adreg) -> None:
     """After an error in the middle of a task the terminal's cursor is back."""
     del adreg
     code = (

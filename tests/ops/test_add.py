@@ -121,7 +121,7 @@ def test_peft_loads_a_version_from_the_store(registry: Registry, adapter: Path, 
 def test_the_same_bytes_make_no_second_version(
     registry: Registry, adapter: Path, tmp_path: Path
 ) -> None:
-    """Added again from elsewhere under another name it is still the first one, with one more source."""
+    """Added from elsewhere under another name it is still the first, with one more source."""
     registry.add(adapter)
     stored = files_of(registry)
     other = shutil.copytree(adapter, tmp_path / "elsewhere")
@@ -334,7 +334,7 @@ def test_targets_that_the_base_lacks_are_refused(
     """The wrong base is named with the first offending tensors, and is not recorded either."""
     gpt2 = factory.make_base(tmp_path / "gpt2", "gpt2")
 
-    with pytest.raises(Incompatible, match="does not fit .*: the base has no tensor"):
+    with pytest.raises(Incompatible, match=r"does not fit .*: the base has no tensor"):
         registry.add(adapter, base=str(gpt2))
 
     assert (0, (), []) == (registry.list().total, registry.bases(), files_of(registry))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,11 +43,18 @@ def held(store: Store, tmp_path: Path) -> tuple[str, tuple[FileDigest, ...]]:
     return sha, files
 
 
-def publish(store: Store, sha: str, files: tuple[FileDigest, ...], source: Path) -> None:
-    """Take a folder in."""
+def publish(
+    store: Store,
+    sha: str,
+    files: tuple[FileDigest, ...],
+    source: Path,
+    then: Callable[[], object] = lambda: None,
+) -> None:
+    """Take a folder in, and do what comes after it moved in."""
     with store.publication(sha, files) as publication:
         publication.copy(source)
         publication.settle()
+        then()
 
 
 def tree(folder: Path) -> list[str]:
@@ -177,13 +185,8 @@ def test_what_a_failed_commit_leaves_is_offered_to_be_taken_back(
     (tmp_path / "more/new").write_bytes(b"new")
     new = FileDigest("new", digest.of_bytes(b"new"), 3)
     files = (held[1][0], new)
-    with (
-        pytest.raises(ZeroDivisionError),
-        store.publication(of_files(files), files) as publication,
-    ):
-        publication.copy(tmp_path / "more")
-        publication.settle()
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        publish(store, of_files(files), files, tmp_path / "more", then=lambda: 1 / 0)
     offered: list[tuple[Leftover, ...]] = []
 
     def refuse(leftovers: tuple[Leftover, ...]) -> None:
@@ -204,7 +207,7 @@ def test_what_is_on_its_way_in_is_not_taken_for_a_leftover(store: Store, tmp_pat
     sha, files = fill(tmp_path / "source")
     with store.publication(sha, files) as publication:
         publication.copy(tmp_path / "source")
-        assert 0 == store.take_back(pytest.fail)
+        assert 0 == store.take_back(lambda _: pytest.fail("it lives"))
         publication.settle()
 
     assert () == store.verify(sha, files)

@@ -43,9 +43,9 @@ def test_base_and_adapters(base: Path, tmp_path: Path) -> None:
         (answer.label, answer.kind) for answer in answers
     ]
     assert [
-        _expected(load_base(base), base),
-        _expected(load_adapter(base, one), base),
-        _expected(load_adapter(base, two), base),
+        _expected(load_base(base, torch.float32), base),
+        _expected(load_adapter(base, one, torch.float32), base),
+        _expected(load_adapter(base, two, torch.float32), base),
     ] == [answer.text for answer in answers]
     assert 3 == len({answer.text for answer in answers})
 
@@ -59,9 +59,9 @@ def test_trained_biases(tmp_path: Path) -> None:
     answers = ask_base(Subject("base", base), adapters, QUESTION)
 
     assert [
-        _expected(load_base(base), base),
-        _expected(load_adapter(base, one), base),
-        _expected(load_adapter(base, two), base),
+        _expected(load_base(base, torch.float32), base),
+        _expected(load_adapter(base, one, torch.float32), base),
+        _expected(load_adapter(base, two, torch.float32), base),
     ] == [answer.text for answer in answers]
 
 
@@ -69,7 +69,7 @@ def test_model(base: Path) -> None:
     """A merged model is asked like any model."""
     answer = ask_model(Subject("m", base), QUESTION)
 
-    assert _expected(load_base(base), base) == answer.text
+    assert _expected(load_base(base, torch.float32), base) == answer.text
     assert answer.tokens <= 6
 
 
@@ -82,7 +82,7 @@ def test_chat_template(base: Path) -> None:
         add_generation_prompt=True,
         return_dict=False,
     )
-    out = load_base(base).generate(  # type: ignore[operator]
+    out = load_base(base, torch.float32).generate(  # type: ignore[operator]
         input_ids=torch.tensor([given]), max_new_tokens=6, do_sample=False
     )
     expected = tokenizer.decode(out[0, len(given) :], skip_special_tokens=True).strip()
