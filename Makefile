@@ -22,7 +22,7 @@ lint: $(VENV)/.dev-installed
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/mypy tests
+	$(BIN)/mypy tests examples benchmarks
 
 bench: $(VENV)/.demo-installed
 	$(PATH_FIRST) benchmarks/run.sh

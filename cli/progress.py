@@ -18,10 +18,14 @@ if TYPE_CHECKING:
 
 
 class Bar(Progress):
-    """Draws what it hears; quiet, it draws nothing."""
+    """Draws what it hears; quiet, it draws nothing.
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    Work shorter than ``line_after`` seconds leaves no line: it would only hide the others.
+    """
+
+    def __init__(self, *, quiet: bool = False, line_after: float = 1.0) -> None:
         self._quiet = quiet
+        self._line_after = line_after
         self._title = ""
         self._unit = "bytes"
         self._done = 0
@@ -47,7 +51,8 @@ class Bar(Progress):
 
     def finish(self) -> None:
         """Leave the full bar on the terminal, or write the one line."""
-        if self._drawn is None and not self._quiet:
+        long = time.monotonic() - self._began >= self._line_after
+        if self._drawn is None and not self._quiet and long:
             click.echo(self._line(), err=True)
         self.close()
 

@@ -119,7 +119,10 @@ def _place_full(state: _Fitting, tensor: AdapterTensor) -> None:
             return
         state.placements.append(Placement(Kind.FULL, target, None, (tensor,), 1.0))
         return
-    shape = state.base.layout[source].shape
+    shape, dtype = state.base.layout[source].shape, state.base.layout[source].dtype
+    if dtype not in dtypes.FLOATS:
+        state.faults.append(f"the base's {source!r} is {dtype}, which {tensor.key!r} cannot replace")
+        return
     if shape != tensor.info.shape:
         state.faults.append(
             f"{tensor.key!r} has the shape {_text(tensor.info.shape)},"

@@ -11,6 +11,11 @@ from adreg.registry.catalog.records import AdapterVersion, Content, ModelVersion
 from adreg.registry.catalog.schema import version
 
 
+def either(connection: Connection, key: VersionKey) -> AdapterVersion | ModelVersion:
+    """Return all that is known of a version, of whichever kind it is."""
+    return adapter(connection, key) if key.kind == "adapter" else model(connection, key)
+
+
 def adapter(connection: Connection, key: VersionKey) -> AdapterVersion:
     """Return all that is known of a version of an adapter."""
     facts = adapters.facts(connection, key.id)

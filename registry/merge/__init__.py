@@ -1,0 +1,1 @@
+"""The merge engine: recipe -> plan -> run. It knows no catalog, and imports no torch."""

@@ -6,7 +6,7 @@ has just one job, or planning refuses and names what is left over.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -57,15 +57,6 @@ class Contribution:
     full: str | None = None
     low_rank: tuple[LowRank, ...] = ()
     biases: tuple[tuple[str, float], ...] = ()
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The adapter tensors that it uses."""
-        keys = [self.full] if self.full else []
-        for term in self.low_rank:
-            keys += [term.left, term.right]
-            keys += [term.magnitude] if term.magnitude else []
-        return (*keys, *(key for key, _ in self.biases))
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +161,7 @@ def make_plan(
     changes = {
         target: _change(target, base, inputs, groups, dtype) for target, groups in by_target.items()
     }
-    untie = _untie(base, changes, dtype)
+    untie = _untie(base, inputs, changes, dtype)
     added = [changes[name] for name in changes if name not in base.layout]
     architecture, labels = headed_architecture(base, [i.spec for i in inputs], added)
     shards = _shards(base, changes, added, dtype, max_shard_size)
@@ -182,14 +173,13 @@ def _check_ledger(
 ) -> None:
     """Hold that every adapter tensor is used just once (design contract 1)."""
     for number, item in enumerate(inputs):
-        used = [
+        used = Counter(
             tensor.key
             for groups in by_target.values()
             for placement in groups.get(number, ())
             for tensor in placement.tensors
-        ]
-        keys = {tensor.key for tensor in item.spec.tensors}
-        if left := sorted(keys - set(used)) + sorted({k for k in used if used.count(k) > 1}):
+        )
+        if left := sorted(t.key for t in item.spec.tensors if used[t.key] != 1):
             raise MergeRefused(tuple(f"{item.name}: {key!r} is not used just once" for key in left))
         if item.weight == 0:
             raise MergeRefused(
@@ -256,7 +246,9 @@ def _out_dtype(dtype: str, wanted: str | None) -> str:
     return dtypes.OUTPUTS[wanted] if wanted and dtype in dtypes.FLOATS else dtype
 
 
-def _untie(base: Base, changes: dict[str, Job], dtype: str | None) -> bool:
+def _untie(
+    base: Base, inputs: Sequence[Input], changes: dict[str, Job], dtype: str | None
+) -> bool:
     """Give a tied model a head of its own when only one side of the tie changes.
 
     In PEFT an adapter on the embedding does not change what a tied head multiplies by,
@@ -267,6 +259,15 @@ def _untie(base: Base, changes: dict[str, Job], dtype: str | None) -> bool:
     if not base.tied or head is None or embedding is None:
         return False
     if head not in changes and embedding not in changes:
+        return False
+    if any(item.spec.config.get("ensure_weight_tying") for item in inputs):
+        # Trained with the head following the embedding. Only a replaced embedding says
+        # clearly what both are; for LoRA on both sides peft 0.21.2 adds the delta twice.
+        if len(inputs) > 1 or head in changes or changes[embedding].action != "replace":
+            raise MergeRefused(
+                (f"ensure_weight_tying with a delta on {embedding!r} or {head!r}",),
+                "Train without ensure_weight_tying, or with the embedding in modules_to_save.",
+            )
         return False
     if head not in changes and head not in base.layout:
         info = base.layout[embedding]

@@ -135,7 +135,7 @@ def run(
 def _write(state: _Run, job: Job, writer: FileWriter, progress: Progress) -> None:
     """Compute a tensor's blocks ahead of the writer, at most ``window`` of them."""
     tally = _Tally(job)
-    if job.dtype in NUMPY:
+    if job.contributions:
         state.tallies.append(tally)
     waiting: deque[Future[_Block]] = deque()
     tasks = _tasks(state, job)
@@ -170,7 +170,7 @@ def _tasks(state: _Run, job: Job) -> Iterator[Callable[[], _Block]]:
         for tile, squares in zip(
             tiles,
             state.pool.map(
-                lambda tile: change.squares(_load(state, job, tile, change), tile), tiles
+                lambda tile: change.squares(_load(state, job, tile), tile), tiles
             ),
             strict=True,
         ):
@@ -210,10 +210,10 @@ def _tiles(job: Job) -> Iterator[Tile]:
         yield Tile(row, min(rows, row + step), 0, columns)
 
 
-def _load(state: _Run, job: Job, tile: Tile, change: TensorChange | None) -> Array:
+def _load(state: _Run, job: Job, tile: Tile) -> Array:
     """Read W's block (rows, columns) in the precision of the sums; zeros where there is no W."""
     rows, columns = tile.shape
-    if job.source is None or (change is not None and not change.reads_base and job.action == "add"):
+    if job.source is None:
         return np.zeros((rows, columns), state.dtype)
     raw = _raw(state, job.source, tile.start(view(job.shape)[1]), rows * columns)
     return raw.astype(state.dtype).reshape(rows, columns)
@@ -226,26 +226,31 @@ def _raw(state: _Run, source: str, start: int, count: int) -> Array:
 
 
 def _block(state: _Run, job: Job, change: TensorChange | None, tile: Tile) -> _Block:
-    base = _load(state, job, tile, change)
+    base = _load(state, job, tile)
     result = base if change is None else change.apply(base, tile)
     out = NUMPY[job.dtype]
-    _check_finite(job, result)
+    _check_finite(job, base, result)
     rounded = np.ascontiguousarray(result.astype(out))
     changed = 0
     if change is not None and job.source is not None:
         changed = int(np.count_nonzero(_bits(rounded) != _bits(base.astype(out))))
-    return memoryview(rounded.view(np.uint8)).cast("B"), changed
+    return rounded.view(np.uint8).data.cast("B"), changed
 
 
 def _bits(array: Array) -> Array:
     return array.view(np.dtype(f"u{array.dtype.itemsize}"))
 
 
-def _check_finite(job: Job, block: Array) -> None:
+def _check_finite(job: Job, base: Array, block: Array) -> None:
     largest = LARGEST[job.dtype]
     # A NaN fails both comparisons, so this finds it too.
-    if not (block.max() <= largest and block.min() >= -largest):
-        raise MergeRefused(
-            (f"{job.name!r} would hold values that are not finite in {job.dtype}",),
-            "The base or an adapter is broken, or a weight is too large; --dtype bfloat16 has more range than float16.",
-        )
+    if block.max() <= largest and block.min() >= -largest:
+        return
+    # A base may hold infinities of its own (masks); only what adapters touch must be finite.
+    if not job.contributions and not np.isfinite(base[~(np.abs(block) <= largest)]).any():
+        return
+    raise MergeRefused(
+        (f"{job.name!r} would hold values that are not finite in {job.dtype}",),
+        "The base or an adapter is broken, or a weight is too large;"
+        " --dtype bfloat16 has more range than float16.",
+    )

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from adreg.registry import digest
-from adreg.registry.bases.base import Base
 from adreg.registry.bases.verdict import Grade, judge
 from adreg.registry.catalog import models, series, versions
 from adreg.registry.catalog.records import Content, ModelFacts, ModelInput, VersionKey
@@ -385,8 +384,3 @@ def _merged(  # noqa: PLR0913
         changed=written.report.changed if written else 0,
         elements=sum(t.elements for t in written.report.tensors) if written else 0,
     )
-
-
-def base_of(ready: Ready) -> Base:
-    """Return the base that a merge reads."""
-    return ready.base.base

@@ -50,7 +50,7 @@ def read_stored(context: Context, record: AdapterVersion) -> AdapterSpec:
     if not context.store.holds(record.key.digest, files):
         raise Damaged(_faults(context, record))
     try:
-        spec = read_adapter(folder, check_values=False, progress=context.progress)
+        spec = read_adapter(folder, check_values=False)
     except (InputRefused, AdapterRefused) as error:
         raise Damaged(_faults(context, record) or (str(error),)) from error
     if sorted(spec.files) != sorted(files):

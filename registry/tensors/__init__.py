@@ -1,0 +1,1 @@
+"""Tensors in files: strict headers, shard indexes, reading by slices, writing headers."""

@@ -87,7 +87,7 @@ class TensorReader:
         dtype = NUMPY[info.dtype]
         stop = info.count if stop is None else stop
         array = np.empty(stop - start, dtype)
-        view = memoryview(array.view(np.uint8)) if stop > start else memoryview(bytearray())
+        view = array.view(np.uint8).data if stop > start else memoryview(b"")
         self.read_into(path, info.start + start * dtype.itemsize, view)
         return array
 

@@ -27,6 +27,7 @@ from adreg.registry.catalog.records import (
     Counts,
     ListQuery,
     ModelInput,
+    ModelVersion,
     Note,
     Source,
     VersionKey,
@@ -116,7 +117,8 @@ def test_all_of_a_model_comes_back_with_what_it_was_built_from(
         connection.commit()
 
     with catalog.read() as connection:
-        known = show.model(connection, key)
+        known = show.either(connection, key)
+        assert isinstance(known, ModelVersion)
         lineage = models.built_from(connection, first.id)
         by_recipe = models.find_by_recipe(connection, known.facts.recipe_digest)
 

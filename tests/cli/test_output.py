@@ -95,9 +95,9 @@ def test_json_is_ascii(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_progress_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """Off a terminal each task leaves one line on stderr when it is done; quiet, none."""
+    """Off a terminal each long task leaves one line on stderr when it is done; quiet, none."""
     for quiet in (False, True):
-        bar = Bar(quiet=quiet)
+        bar = Bar(quiet=quiet, line_after=0)
         bar.start("Copying", 2_000_000)
         bar.advance(1_000_000)
         bar.advance(1_000_000)

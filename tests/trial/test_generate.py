@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 import transformers
 from factory import load_adapter, load_base, make_adapter, make_base
 
-from adreg.registry.errors import Incompatible, InputRefused
+from adreg.registry.errors import Incompatible, InputRefused, MissingPackage
 from adreg.registry.trial.generate import Question, Subject, ask_base, ask_model
 
 QUESTION = Question("the cat sat on", max_new_tokens=6, chat=False)
@@ -85,7 +86,7 @@ def test_chat_template(base: Path) -> None:
     out = load_base(base, torch.float32).generate(  # type: ignore[operator]
         input_ids=torch.tensor([given]), max_new_tokens=6, do_sample=False
     )
-    expected = tokenizer.decode(out[0, len(given) :], skip_special_tokens=True).strip()
+    expected = str(tokenizer.decode(out[0, len(given) :], skip_special_tokens=True)).strip()
 
     assert expected == ask_model(Subject("m", base), chat).text
 
@@ -129,10 +130,19 @@ def test_no_code_of_others(base: Path) -> None:
     assert not (base / "ran").exists()
 
 
+def test_missing_package(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without PEFT the package is named."""
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MissingPackage) as caught:
+        ask_model(Subject("m", base), QUESTION)
+
+    assert "peft" == caught.value.package
+
+
 def test_settings_are_put_back(base: Path) -> None:
     """The caller's logging of transformers is as before."""
     logging = transformers.utils.logging
-    before = logging.get_verbosity()  # type: ignore[no-untyped-call]
+    before = logging.get_verbosity()
     ask_model(Subject("m", base), QUESTION)
 
-    assert before == logging.get_verbosity()  # type: ignore[no-untyped-call]
+    assert before == logging.get_verbosity()

@@ -1,0 +1,1 @@
+"""What adapters do to one tensor, a file for each family of tuners."""

@@ -168,9 +168,6 @@ class TensorChange:
             for p in self._dora
         ]
         self.needs_norms = bool(self._dora)
-        self.reads_base = any(p.part.full is None or p.part.weight != 1 for p in self._parts) or (
-            len(self._parts) > 1
-        )
 
     def squares(self, base: Array, tile: Tile) -> list[Array]:
         """Return the sums of squares of one tile, a vector for each DoRA part."""
