@@ -21,9 +21,7 @@ class Run:
 def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> Run:
     """Run a command to its end; raise CalledProcessError if it fails."""
     start = time.perf_counter()
-    child = subprocess.Popen(  # noqa: S603
-        command, env={**os.environ, **(env or {})}, stdout=subprocess.DEVNULL
-    )
+    child = subprocess.Popen(command, env={**os.environ, **(env or {})}, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)
     seconds = time.perf_counter() - start
     child.returncode = os.waitstatus_to_exitcode(status)
@@ -53,8 +51,8 @@ def in_turn(
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a Markdown table."""
-    print(f"\n### {title}\n")  # noqa: T201
-    print("| " + " | ".join(header) + " |")  # noqa: T201
-    print("|" + " --- |" * len(header))  # noqa: T201
+    print(f"\n### {title}\n")
+    print("| " + " | ".join(header) + " |")
+    print("|" + " --- |" * len(header))
     for row in rows:
-        print("| " + " | ".join(map(str, row)) + " |")  # noqa: T201
+        print("| " + " | ".join(map(str, row)) + " |")

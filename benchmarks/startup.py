@@ -1,6 +1,6 @@
 """How long commands take as whole processes: --help, and list on 1,000 adapters.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ _COLUMNS = (
     type=click.Choice(["bfloat16", "float16", "float32", "float64"]),
     help="The type of all float tensors written; else the base's.",
 )
-@click.option("--max-shard-size", metavar="SIZE", help="5GB, 512MiB, …; else the base's own shards.")
+@click.option("--max-shard-size", metavar="SIZE", help="5GB, 512MiB; else the base's own shards.")
 @click.option(
     "--precision",
     type=click.Choice(["float32", "float64"]),
@@ -65,7 +65,7 @@ _COLUMNS = (
     type=click.Path(dir_okay=False, path_type=Path),
     help="A YAML file that says all of this; flags count more.",
 )
-@click.option("--threads", type=click.IntRange(1), help="Computing threads; else the cores, at most 8.")
+@click.option("--threads", type=click.IntRange(1), help="Threads that compute; else the cores.")
 @click.option("--dry-run", is_flag=True, help="Print the plan; write nothing.")
 @json_option
 @pass_app
@@ -84,7 +84,7 @@ def command(  # one argument an option
     *,
     dry_run: bool,
 ) -> None:
-    """Fold adapters into a base's weights and write a checkpoint that needs no PEFT.
+    r"""Fold adapters into a base's weights and write a checkpoint that needs no PEFT.
 
     Each REF may have a weight (REF=0.5); the weighted deltas are summed in float32 and
     rounded once. The folder appears whole or not at all. A recipe file:
@@ -145,4 +145,5 @@ def _plan(app: App, merged: Merged) -> None:
         ],
     )
     summary = ", ".join(f"{count} {action}" for action, count in sorted(counts.items()))
-    app.output.line(f"{merged.name} from {merged.base} in {merged.folder}: {summary}; {merged.bytes:,} bytes")
+    place = f"{merged.name} from {merged.base} in {merged.folder}"
+    app.output.line(f"{place}: {summary}; {merged.bytes:,} bytes")

@@ -72,8 +72,8 @@ def load_tokenizer(gguf: Path) -> PreTrainedTokenizerFast:
     """Return the GGUF's tokenizer with its chat template, splitting digits as the original does."""
     loaded = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     backend = Tokenizer.from_str(loaded.backend_tokenizer.to_str())
-    # transformers 5.23 ignores `tokenizer.ggml.pre = smollm`, which means "one token per digit, then
-    # the GPT-2 split" (llama.cpp, src/llama-vocab.cpp, LLAMA_VOCAB_PRE_TYPE_SMOLLM).  Without the
+    # transformers 5.23 ignores `tokenizer.ggml.pre = smollm`, "one token per digit, then the
+    # GPT-2 split" (llama.cpp, src/llama-vocab.cpp, LLAMA_VOCAB_PRE_TYPE_SMOLLM).  Without the
     # first step, two spaces before a digit become two tokens instead of one.
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -254,7 +254,7 @@ class Registry:
 
     # -- merging
 
-    def merge(  # noqa: PLR0913  # one argument for each thing that can be asked
+    def merge(  # one argument for each thing that can be asked
         self,
         recipe: Recipe,
         *,
@@ -310,7 +310,7 @@ class Registry:
 
         return rebuild(self._context, lockfile, output, base=base, dry_run=dry_run)
 
-    def try_out(
+    def try_out(  # noqa: PLR0913  # one argument for each thing that can be asked
         self,
         references: Iterable[str],
         prompt: str,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import final
 
 from filelock import FileLock, Timeout
 
@@ -48,6 +49,7 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+@final
 class FileWriter:
     """A new file that is hashed while it is written, and made durable when it is closed.
 
@@ -113,6 +115,7 @@ def copy_file(
     return writer.digest(name)
 
 
+@final
 class Staging:
     """A folder beside ``target`` that becomes ``target`` by ``publish``, or goes away.
 

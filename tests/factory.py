@@ -176,7 +176,7 @@ def make_adapter(
     out_folder: Path,
     seed: int = 1,
     dtype: torch.dtype = torch.float32,
-    **lora_config: Any,  # noqa: ANN401  # LoraConfig's own arguments
+    **lora_config: Any,  # LoraConfig's own arguments
 ) -> Path:
     """Wrap a base with PEFT, fill all that would be trained with values, and save it.
 

@@ -26,7 +26,7 @@ class Part(Enum):
     EMBEDDING_B = "lora_embedding_B"
     """(dim, r)."""
     MAGNITUDE = "lora_magnitude_vector"
-    """(out,) of a linear layer, (dim,) of an embedding, (1, out, 1...) of a convolution: DoRA's m."""
+    """DoRA's m: (out,) of a linear layer, (dim,) of an embedding, (1, out, 1...) of a kernel."""
     FULL = "full"
     """A whole parameter that replaces the base's: modules_to_save, a trained bias, an embedding."""
 

@@ -121,7 +121,7 @@ def _place_full(state: _Fitting, tensor: AdapterTensor) -> None:
         return
     shape, dtype = state.base.layout[source].shape, state.base.layout[source].dtype
     if dtype not in dtypes.FLOATS:
-        state.faults.append(f"the base's {source!r} is {dtype}, which {tensor.key!r} cannot replace")
+        state.faults.append(f"{tensor.key!r} cannot replace the base's {source!r}: it is {dtype}")
         return
     if shape != tensor.info.shape:
         state.faults.append(

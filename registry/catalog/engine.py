@@ -43,8 +43,9 @@ class Catalog:
         """Give a look at the catalog as it stands now: nothing in it changes, here or on disk.
 
         A catalog that does not exist is an empty one, and is not created. One of an
-        older adreg is upgraded first, after a backup. Raises CatalogError or
-        CatalogTooNew.
+        older adreg is upgraded first, after a backup. Look and leave: a commit, by
+        whomever, waits until every look that began before it has ended. Raises
+        CatalogError or CatalogTooNew.
         """
         connection = self._begin_reading()
         with self._explained(), connection:

@@ -1,8 +1,8 @@
 """The catalog in any database that SQLAlchemy has a dialect and a driver for.
 
 It is told what SQLite is told, less what only a file has: there is no backup
-before an upgrade (take one with the server's own tools), and a read-only
-transaction is one that nobody commits.
+before an upgrade (take one with the server's own tools), a read-only transaction is
+one that nobody commits, and only the code keeps the history from being changed.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import sqlite3
 import stat
@@ -39,13 +40,12 @@ _SENTENCES = {
     "file is not a database": _NOTADB,
 }
 
-_READER = ()
 # The rollback journal for everybody, not WAL: a reader of a WAL database leaves
 # -wal and -shm files behind even with mode=ro, so that a look would write; and
-# SQLite before 3.51.3 can corrupt a WAL database that two processes write to
-# (sqlite.org/wal.html#walresetbug), while the mode stays in the file for every
-# Python that opens it later. EXTRA syncs the folder after the journal is gone: with
-# FULL a power cut can bring the journal back, and that undoes the commit.
+# SQLite 3.7.0 to 3.51.2 can corrupt a WAL database that two processes write to, while
+# the mode stays in the file for every Python that opens it later. EXTRA syncs the
+# folder once the journal is gone: with FULL a power cut can bring the journal back, and
+# that undoes the commit (sqlite.org/pragma.html#pragma_synchronous).
 _WRITER = ("PRAGMA journal_mode=DELETE", "PRAGMA synchronous=EXTRA", "PRAGMA foreign_keys=ON")
 # Alembic's batch operations drop and rename tables; with foreign keys on, that
 # deleted the rows of ON DELETE CASCADE children. The pragma is ignored inside
@@ -112,7 +112,7 @@ class SqliteDatabase:
 
     def reader(self) -> Engine:
         """Return the engine that opens the file for reading only, and never creates it."""
-        return _engine(lambda: self._open("ro", _READER), "BEGIN")
+        return _engine(lambda: self._open("ro", ()), "BEGIN")
 
     def writer(self) -> Engine:
         """Return the engine whose transactions hold the write lock from their begin on.
@@ -151,10 +151,12 @@ class SqliteDatabase:
         stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S%fZ")
         target = self._path.with_name(f"{self._path.name}.{revision}.{stamp}.bak")
         part = target.with_name(f"{target.name}.part")
+        for left in target.parent.glob(f"{glob.escape(self._path.name)}.*.bak.part"):
+            left.unlink(missing_ok=True)  # of a killed upgrade: only one goes on at a time
         try:
             with self._explained():
                 with (
-                    closing(self._open("ro", _READER)) as source,
+                    closing(self._open("ro", ())) as source,
                     closing(sqlite3.connect(part, isolation_level=None)) as copy,
                 ):
                     source.backup(copy)

@@ -124,7 +124,10 @@ def write_model(  # noqa: PLR0913  # the two ends of the engine, and how to run 
 
 def _index(plan: Plan) -> str:
     weight_map = {job.name: shard.file for shard in plan.shards for job in shard.jobs}
-    value = {"metadata": {"total_size": plan.tensor_bytes}, "weight_map": dict(sorted(weight_map.items()))}
+    value = {
+        "metadata": {"total_size": plan.tensor_bytes},
+        "weight_map": dict(sorted(weight_map.items())),
+    }
     return json.dumps(value, indent=2) + "\n"
 
 

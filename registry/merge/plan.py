@@ -238,17 +238,33 @@ def _low_rank(placement: Placement) -> LowRank:
         raise TypeError(f"a {placement.kind} without both factors")
     rank, magnitude = a.info.shape[0], None if m is None else m.key
     if placement.kind in {Kind.LINEAR, Kind.CONVOLUTION}:
-        return LowRank(b.key, False, a.key, False, rank, placement.scale, magnitude, "rows")
-    return LowRank(a.key, True, b.key, True, rank, placement.scale, magnitude, "columns")
+        return LowRank(
+            left=b.key,
+            left_transposed=False,
+            right=a.key,
+            right_transposed=False,
+            rank=rank,
+            scale=placement.scale,
+            magnitude=magnitude,
+            norm_of="rows",
+        )
+    return LowRank(
+        left=a.key,
+        left_transposed=True,
+        right=b.key,
+        right_transposed=True,
+        rank=rank,
+        scale=placement.scale,
+        magnitude=magnitude,
+        norm_of="columns",
+    )
 
 
 def _out_dtype(dtype: str, wanted: str | None) -> str:
     return dtypes.OUTPUTS[wanted] if wanted and dtype in dtypes.FLOATS else dtype
 
 
-def _untie(
-    base: Base, inputs: Sequence[Input], changes: dict[str, Job], dtype: str | None
-) -> bool:
+def _untie(base: Base, inputs: Sequence[Input], changes: dict[str, Job], dtype: str | None) -> bool:
     """Give a tied model a head of its own when only one side of the tie changes.
 
     In PEFT an adapter on the embedding does not change what a tied head multiplies by,

@@ -1,15 +1,15 @@
 """What a user asks a merge for, in a file or by flags.
 
-    base: smollm2
-    adapters:
-      - ref: team/support@prod
-        weight: 0.7
-      - team/tone                # weight 1
-    method: linear
-    dtype: bfloat16              # optional; the base's own by default
-    max_shard_size: 5GB          # optional; the base's shards by default
-    precision: float32           # or float64
-    tokenizer: auto              # auto, base or adapter
+base: smollm2
+adapters:
+- ref: team/support@prod
+weight: 0.7
+- team/tone                # weight 1
+method: linear
+dtype: bfloat16              # optional; the base's own by default
+max_shard_size: 5GB          # optional; the base's shards by default
+precision: float32           # or float64
+tokenizer: auto              # auto, base or adapter
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ METHODS = ("linear",)
 TOKENIZERS = ("auto", "base", "adapter")
 """Whose tokenizer files are written: ``auto`` takes the adapters' when they bring one and agree."""
 
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+_DECIMAL = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_UNITS = _DECIMAL | {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 _FIELDS = {"base", "adapters", "method", "dtype", "max_shard_size", "precision", "tokenizer"}
 
@@ -49,7 +50,10 @@ class RecipeAdapter:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A merge as it was asked for; ``max_shard_size`` is in bytes, ``base`` empty for the adapters' own."""
+    """A merge as it was asked for.
+
+    ``max_shard_size`` is in bytes; ``base`` is empty for the adapters' own.
+    """
 
     adapters: tuple[RecipeAdapter, ...]
     base: str = ""
@@ -132,8 +136,9 @@ def read_recipe(path: Path) -> Recipe:
 def _adapter(value: object) -> RecipeAdapter:
     if isinstance(value, str):
         return recipe_adapter(value)
-    if not isinstance(value, dict) or not isinstance(value.get("ref"), str) or set(value) - {"ref", "weight"}:
-        raise ValueError(f"the adapter {value!r} is neither a reference nor a map of ref and weight")
+    known = isinstance(value, dict) and not set(value) - {"ref", "weight"}
+    if not isinstance(value, dict) or not known or not isinstance(value.get("ref"), str):
+        raise ValueError(f"the adapter {value!r} is neither a reference nor ref and weight")
     weight = value.get("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
         raise ValueError(f"the weight {weight!r} is not a finite number")
@@ -143,7 +148,7 @@ def _adapter(value: object) -> RecipeAdapter:
 def _text(value: Mapping[str, Any], field: str, default: str) -> str:
     text = value.get(field) or default
     if not isinstance(text, str):
-        raise ValueError(f"{field!r} is not a text")
+        raise ValueError(f"{field!r} is not a text")  # noqa: TRY004  # a fault of the data
     return text
 
 

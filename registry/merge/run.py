@@ -81,7 +81,7 @@ _Block = tuple[bytes | memoryview, int]
 """Bytes to write, and how many elements differ from the base's."""
 
 
-def run(
+def run(  # noqa: PLR0913  # the two ends of the engine, and how to run it
     plan: Plan,
     base: Base,
     specs: Sequence[AdapterSpec],
@@ -124,9 +124,7 @@ def run(
     added = any(job.action == "add" for job in plan.jobs)
     if report.changed == 0 and not added:
         raise MergeRefused(
-            (
-                "every element equals the base's: the adapters' deltas are zero or too small for the dtype",
-            ),
+            ("every element equals the base's: the deltas are zero or too small for the dtype",),
             "Check that the adapter was trained, or keep small deltas with --dtype float32.",
         )
     return report
@@ -169,9 +167,7 @@ def _tasks(state: _Run, job: Job) -> Iterator[Callable[[], _Block]]:
     if change is not None and change.needs_norms:
         for tile, squares in zip(
             tiles,
-            state.pool.map(
-                lambda tile: change.squares(_load(state, job, tile), tile), tiles
-            ),
+            state.pool.map(lambda tile: change.squares(_load(state, job, tile), tile), tiles),
             strict=True,
         ):
             change.add_norms(tile, squares)
@@ -215,14 +211,10 @@ def _load(state: _Run, job: Job, tile: Tile) -> Array:
     rows, columns = tile.shape
     if job.source is None:
         return np.zeros((rows, columns), state.dtype)
-    raw = _raw(state, job.source, tile.start(view(job.shape)[1]), rows * columns)
+    file, info = state.base.layout.places[job.source]
+    start = tile.start(view(job.shape)[1])
+    raw = state.reader.read(file.path, info, start, start + rows * columns)
     return raw.astype(state.dtype).reshape(rows, columns)
-
-
-def _raw(state: _Run, source: str, start: int, count: int) -> Array:
-    file, info = state.base.layout.places[source]
-    raw = state.reader.read(file.path, info, start, start + count)
-    return raw
 
 
 def _block(state: _Run, job: Job, change: TensorChange | None, tile: Tile) -> _Block:

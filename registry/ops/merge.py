@@ -140,7 +140,9 @@ def plan_for(recipe: Recipe, base: OpenedBase, adapters: Sequence[OpenedVersion]
     ]
     names = [one.name for one in inputs]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise MergeRefused((f"{twice[0]} is named twice",), "Name it once, with the sum of the weights.")
+        raise MergeRefused(
+            (f"{twice[0]} is named twice",), "Name it once, with the sum of the weights."
+        )
     plan = make_plan(
         base.base,
         inputs,
@@ -182,7 +184,8 @@ def card_of(ready: Ready, name: str) -> str:
         )
         for one, weight in zip(ready.adapters, ready.weights, strict=True)
     ]
-    parts = [LicensedPart("base", licence), *(LicensedPart(a.reference, a.licence) for a in adapters)]
+    parts = [LicensedPart("base", licence)]
+    parts += [LicensedPart(one.reference, one.licence) for one in adapters]
     base_name = base.record.name if base.record else base.base.hub_repo or base.base.folder.name
     return model_card(
         CardFacts(
@@ -214,12 +217,15 @@ def engine() -> str:
 def _open_base(context: Context, text: str, adapters: Sequence[OpenedVersion]) -> OpenedBase:
     if text:
         return open_base(context, text)
-    records = {one.record.base.id: one.record.base for one in adapters if one.record and one.record.base}
+    found = [one.record.base for one in adapters if one.record and one.record.base]
+    records = {record.id: record for record in found}
     if len(records) == 1:
         return open_record(records.popitem()[1])
     if len(records) > 1:
         names = sorted(record.name for record in records.values())
-        raise MergeRefused((f"the adapters are for several bases: {', '.join(names)}",), "Pass --base.")
+        raise MergeRefused(
+            (f"the adapters are for several bases: {', '.join(names)}",), "Pass --base."
+        )
     hints = {one.spec.base_hint for one in adapters if one.spec.base_hint}
     advice = "Pass --base with a folder, or `adreg base add` it first."
     if len(hints) != 1:
@@ -273,7 +279,8 @@ def _check_output(folder: Path, ready: Ready) -> None:
 def _content(ready: Ready) -> dict[str, Any]:
     """Return all that decides the output's bytes, by content and never by name."""
     recipe = ready.recipe.to_dict()
-    recipe["base"] = [ready.base.base.layout_digest, ready.base.base.config_digest, str(ready.base.base.folder)]
+    base = ready.base.base
+    recipe["base"] = [base.layout_digest, base.config_digest, str(base.folder)]
     recipe["adapters"] = [
         [digest.of_files(one.spec.files), weight]
         for one, weight in zip(ready.adapters, ready.weights, strict=True)
@@ -290,7 +297,7 @@ def _known(context: Context, recipe_digest: str, folder: Path) -> VersionKey | N
     return None
 
 
-def _record(  # noqa: PLR0913  # one transaction's worth of facts
+def _record(  # noqa: PLR0913, PLR0917  # one transaction's worth of facts
     context: Context,
     ready: Ready,
     name: str,
@@ -334,9 +341,7 @@ def _record(  # noqa: PLR0913  # one transaction's worth of facts
             key = known
         else:
             record = ready.base.record or record_base(connection, ready.base.base).record
-            key = models.add(
-                connection, name, content, facts, inputs, base_id=record.id, at=at
-            )
+            key = models.add(connection, name, content, facts, inputs, base_id=record.id, at=at)
         history.write(
             connection,
             at,
@@ -351,7 +356,7 @@ def _record(  # noqa: PLR0913  # one transaction's worth of facts
     return key, known is None
 
 
-def _merged(  # noqa: PLR0913
+def _merged(  # noqa: PLR0913  # what a merge tells
     ready: Ready,
     name: str,
     folder: Path,

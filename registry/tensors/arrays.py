@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import ml_dtypes
 import numpy as np
@@ -34,6 +34,7 @@ LARGEST: dict[str, float] = {
 """The largest finite value of each float type."""
 
 
+@final
 class TensorReader:
     """Open safetensors files that are read from by slices; safe to share between threads.
 
@@ -73,7 +74,7 @@ class TensorReader:
         return descriptor
 
     def read_into(self, path: Path, offset: int, buffer: memoryview) -> None:
-        """Fill ``buffer`` with the bytes at ``offset``. Raises TensorFileBroken at the file's end."""
+        """Fill ``buffer`` with the bytes at ``offset``; raise TensorFileBroken at the end."""
         descriptor = self.open(path)
         done = 0
         while done < len(buffer):

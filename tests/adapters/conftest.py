@@ -17,7 +17,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     root = tmp_path_factory.mktemp("adapters")
     made: dict[str, Path] = {}
 
-    def make_one(kind: str = "llama", **lora_config: Any) -> Path:  # noqa: ANN401
+    def make_one(kind: str = "llama", **lora_config: Any) -> Path:
         if kind not in made:
             made[kind] = factory.make_base(root / kind, kind)
         key = f"{kind} {lora_config}"

@@ -65,13 +65,11 @@ def merged_by_peft(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
     return dict(model.merge_and_unload().state_dict())
 
 
-def merge(home: Path, base: Path, adapter: Path, output: Path, **recipe: Any) -> dict[str, torch.Tensor]:
+def merge(home: Path, base: Path, adapter: Path, output: Path) -> dict[str, torch.Tensor]:
     """Merge with adreg and return the tensors on disk."""
     registry = Registry(home)
     registry.add(adapter, name="one")
-    registry.merge(
-        Recipe((RecipeAdapter("one"),), base=str(base), **recipe), output=output, name="merged"
-    )
+    registry.merge(Recipe((RecipeAdapter("one"),), base=str(base)), output=output, name="merged")
     tensors: dict[str, torch.Tensor] = {}
     for file in sorted(output.glob("*.safetensors")):
         tensors |= load_file(file)

@@ -47,7 +47,7 @@ def _drop(name: str) -> Callable[[dict[str, Any]], None]:
 
 
 def _set(*path: str | int, value: object) -> Callable[[dict[str, Any]], None]:
-    def change(data: Any) -> None:  # noqa: ANN401  # a JSON value
+    def change(data: Any) -> None:  # a JSON value
         for part in path[:-1]:
             data = data[part]
         data[path[-1]] = value

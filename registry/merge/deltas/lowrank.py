@@ -25,7 +25,7 @@ from adreg.registry.tensors.header import TensorInfo
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A block of the 2-D view (rows, columns) of a tensor; just one row unless columns are whole."""
+    """A block of a tensor's 2-D view (rows, columns); one row unless columns are whole."""
 
     row: int
     row_stop: int
