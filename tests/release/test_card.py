@@ -52,7 +52,7 @@ def test_hub_reads_it() -> None:
     """The Hub's own card reader takes it and finds the same metadata."""
     card = ModelCard(model_card(FACTS))
 
-    assert _front(model_card(FACTS)) == card.data.to_dict()  # type: ignore[no-untyped-call]
+    assert _front(model_card(FACTS)) == card.data.to_dict()
 
 
 def test_body_names_everything() -> None:
