@@ -35,7 +35,7 @@ say "what was stored is what is there"
 run adreg verify --all
 
 say "base, base with the adapter on top, and the merged model, side by side"
-run adreg try team/pirate team/pirate-merged --prompt "How do I boil an egg?" --max-new-tokens 48
+run adreg try team/pirate team/pirate-merged --prompt "What is the capital of France?" --max-new-tokens 32
 
 say "an adapter back as a PEFT folder, and a model as a release that anyone can check and rebuild"
 run adreg export team/pirate -o "$work/back"
