@@ -27,7 +27,7 @@ def rounds(folder: Path, name: str, times: int) -> tuple[list[Run], list[Run]]:
             home, out = f"{scratch}/home", f"{scratch}/out"
             arguments = ["--home", home, "-q", "merge", str(folder / name)]
             arguments += ["--base", str(folder / "base"), "-o", out]
-            merges.append(run([sys.executable, "-P", "-m", "adreg.cli", *arguments]))
+            merges.append(run([sys.executable, "-I", "-m", "adreg.cli", *arguments]))
             shutil.rmtree(out)
             copy = 'cp -r "$1" "$2" && sync -f "$2"'
             copies.append(run(["sh", "-c", copy, "sh", str(folder / "base"), f"{scratch}/copy"]))
@@ -36,8 +36,8 @@ def rounds(folder: Path, name: str, times: int) -> tuple[list[Run], list[Run]]:
 
 def main(folder: Path, sizes: list[str]) -> None:
     """Print the table."""
-    imports = run([sys.executable, "-P", "-c", _IMPORTS])
-    torch = run([sys.executable, "-P", "-c", "import torch"])
+    imports = run([sys.executable, "-I", "-c", _IMPORTS])
+    torch = run([sys.executable, "-I", "-c", "import torch"])
     rows: list[list[object]] = []
     for size in sizes:
         place = folder / size

@@ -48,7 +48,8 @@ def logits(model: torch.nn.Module, base: Path) -> torch.Tensor:
     """Return the logits of a prompt in float64: (tokens, vocabulary)."""
     tokens = AutoTokenizer.from_pretrained(base)(_PROMPT, return_tensors="pt")
     with torch.no_grad():
-        return model(**tokens).logits[0].double()
+        result: torch.Tensor = model(**tokens).logits[0].double()
+    return result
 
 
 def distance(base: Path, adapter: Path, merged: Path, dtype: torch.dtype) -> float:

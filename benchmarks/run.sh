@@ -7,7 +7,7 @@ mkdir -p "$folder"
 export HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error HF_HUB_DISABLE_PROGRESS_BARS=1
 
 grep -m1 'model name' /proc/cpuinfo || true
-python -P "$here/../examples/make_base.py" "$folder/smollm2"
+python -I "$here/../examples/make_base.py" "$folder/smollm2"
 python "$here/startup.py"
 python "$here/rounding.py" "$folder/smollm2" "$here"/../examples/adapters/*
 python "$here/memory.py" "$folder"

@@ -14,7 +14,7 @@ say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
 run() { printf '\033[36m$ %s\033[0m\n' "$*"; "$@"; }
 
 say "a real base: SmolLM2-135M-Instruct, from the Python package that carries it"
-run python -P "$here/make_base.py" "$work/smollm2"
+run python -I "$here/make_base.py" "$work/smollm2"
 
 rm -rf "$work/home" "$work/support" "$work/release" "$work/again" "$work/back"
 say "the catalog learns the base and two real adapters"

@@ -124,7 +124,8 @@ def load_model(gguf: Path) -> LlamaForCausalLM:
         dtype=torch.float32,
         quantization_config=GgufConfig(dequantize=True),
     )
-    model = LlamaForCausalLM(clean_config(packed.config)).to(torch.bfloat16)
+    model = LlamaForCausalLM(clean_config(packed.config))
+    torch.nn.Module.to(model, torch.bfloat16)
     model.load_state_dict(packed.state_dict(), strict=True)
     model.tie_weights()
     model.generation_config = GenerationConfig(
@@ -132,7 +133,8 @@ def load_model(gguf: Path) -> LlamaForCausalLM:
         eos_token_id=model.config.eos_token_id,
         pad_token_id=model.config.pad_token_id,
     )
-    return model.eval()
+    model.train(mode=False)
+    return model
 
 
 def check_written(folder: Path) -> None:

@@ -198,7 +198,7 @@ def save(
     # get_peft_model overwrites this with the folder that the base was loaded from (PEFT 0.21).
     model.peft_config["default"].base_model_name_or_path = BASE_ID
     # The default of "auto" asks the hub for the base's config.
-    model.save_pretrained(out_dir, save_embedding_layers=False)
+    model.save_pretrained(str(out_dir), save_embedding_layers=False)
     config_path = out_dir / "adapter_config.json"
     config = json.loads(config_path.read_text(encoding="utf-8"))
     # PEFT writes this set in hash order, which differs between runs.

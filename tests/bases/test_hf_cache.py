@@ -135,7 +135,7 @@ def test_default_cache(name: str, value: str, folder: str) -> None:
     environment = {name: value, "PYTHONPATH": ":".join(sys.path), "HOME": "/nowhere"}
 
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code],
+        [sys.executable, "-I", "-c", code],
         env=environment,
         capture_output=True,
         text=True,

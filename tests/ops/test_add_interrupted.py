@@ -87,7 +87,7 @@ def run(home: Path, big: Path) -> Run:
     del home
 
     def start(moment: str, how: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-P", "-c", CHILD, moment, str(big), how]
+        command = [sys.executable, "-I", "-c", CHILD, moment, str(big), how]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
     return start
