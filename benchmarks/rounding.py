@@ -3,8 +3,9 @@
     python benchmarks/rounding.py BASE ADAPTER [ADAPTER ...]
 
 Prints, for each adapter, the share of elements that are not the correctly rounded value,
-and how far the logits of the merged model are from those of PEFT with the adapter
-unmerged, in bfloat16 as they are served and in float32.
+and how far logits are apart, as the largest difference over their standard deviation:
+merged from PEFT unmerged, in bfloat16 as they are served and in float32 (merged with
+``--dtype float32``), and for scale PEFT in bfloat16 from itself in float32.
 """
 
 from __future__ import annotations
@@ -34,11 +35,14 @@ def wrapped(base: Path, adapter: Path, dtype: torch.dtype) -> PeftModel:
 def wrong(base: Path, adapter: Path, merged: Path) -> tuple[int, int]:
     """Count elements of touched tensors, and those that are not the rounded exact value."""
     exact = wrapped(base, adapter, torch.float64).merge_and_unload().state_dict()
+    before = AutoModelForCausalLM.from_pretrained(base, dtype="auto").state_dict()
     elements = differ = 0
     for file in sorted(merged.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118  # safe_open is no mapping
                 ours = tensors.get_tensor(name)
+                if torch.equal(ours, before[name]):
+                    continue
                 elements += ours.numel()
                 differ += int((ours != exact[name].to(ours.dtype)).sum())
     return elements, differ
@@ -52,11 +56,24 @@ def logits(model: torch.nn.Module, base: Path) -> torch.Tensor:
     return result
 
 
-def distance(base: Path, adapter: Path, merged: Path, dtype: torch.dtype) -> float:
+def distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """Return the largest difference of logits over their spread."""
-    ours = logits(AutoModelForCausalLM.from_pretrained(merged, dtype=dtype).eval(), base)
-    theirs = logits(wrapped(base, adapter, dtype), base)
     return ((ours - theirs).abs().max() / theirs.std()).item()
+
+
+def distances(base: Path, adapter: Path, merged: Path, precise: Path) -> tuple[float, ...]:
+    """Return how far logits are apart: merged from PEFT in bf16 and f32, and PEFT from itself."""
+
+    def of(folder: Path, dtype: torch.dtype) -> torch.Tensor:
+        return logits(AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval(), base)
+
+    served = logits(wrapped(base, adapter, torch.bfloat16), base)
+    exact = logits(wrapped(base, adapter, torch.float32), base)
+    return (
+        distance(of(merged, torch.bfloat16), served),
+        distance(served, exact),
+        distance(of(precise, torch.float32), exact),
+    )
 
 
 def main(base: Path, adapters: list[Path]) -> None:
@@ -77,11 +94,11 @@ def main(base: Path, adapters: list[Path]) -> None:
                     f"{elements:,}",
                     differ,
                     f"{100 * differ / elements:.5f} %",
-                    f"{distance(base, adapter, merged, torch.bfloat16):.4f}",
-                    f"{distance(base, adapter, precise, torch.float32):.2e}",
+                    *(f"{far:.2g}" for far in distances(base, adapter, merged, precise)),
                 ]
             )
-    header = ["adapter", "elements", "not correctly rounded", "share", "logits bf16", "logits f32"]
+    header = ["adapter", "elements touched", "not correctly rounded", "share"]
+    header += ["merged from PEFT, bf16", "PEFT bf16 from PEFT f32", "merged from PEFT, f32"]
     table("Exactness against PEFT in float64", header, rows)
 
 
