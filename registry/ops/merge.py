@@ -21,7 +21,7 @@ from adreg.registry.merge.output import SideFile, Written, side_files, write_mod
 from adreg.registry.merge.plan import Input, Plan, make_plan
 from adreg.registry.merge.recipe import Recipe
 from adreg.registry.names import check_name, suggest_name
-from adreg.registry.ops import history
+from adreg.registry.ops import base_files, history
 from adreg.registry.ops.bases import OpenedBase, open_base, open_record, record_base
 from adreg.registry.ops.context import Context
 from adreg.registry.ops.specs import OpenedVersion, open_version
@@ -277,10 +277,16 @@ def _check_output(folder: Path, ready: Ready) -> None:
 
 
 def _content(ready: Ready) -> dict[str, Any]:
-    """Return all that decides the output's bytes, by content and never by name."""
+    """Return all that decides the output's bytes; adapters by content, never by name."""
     recipe = ready.recipe.to_dict()
     base = ready.base.base
-    recipe["base"] = [base.layout_digest, base.config_digest, str(base.folder)]
+    # Hashing a base takes as long as merging it: a changed file shows in its time and size.
+    seen = [base_files.look(base.folder, name) for name in base_files.names(base)]
+    recipe["base"] = [
+        base.layout_digest,
+        str(base.folder),
+        *([file.path, file.size, file.mtime_ns] for file in seen),
+    ]
     recipe["adapters"] = [
         [digest.of_files(one.spec.files), weight]
         for one, weight in zip(ready.adapters, ready.weights, strict=True)
@@ -292,9 +298,16 @@ def _content(ready: Ready) -> dict[str, Any]:
 def _known(context: Context, recipe_digest: str, folder: Path) -> VersionKey | None:
     with context.catalog.read() as connection:
         for key in models.find_by_recipe(connection, recipe_digest):
-            if models.facts(connection, key.id).location == folder and folder.is_dir():
+            if models.facts(connection, key.id).location != folder:
+                continue
+            files = versions.files(connection, key.id)
+            if all(_has_size(folder / file.name, file.size) for file in files):
                 return key
     return None
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 def _record(  # noqa: PLR0913, PLR0917  # one transaction's worth of facts
