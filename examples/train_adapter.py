@@ -12,20 +12,15 @@ import random
 import re
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import peft
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from transformers import PreTrainedTokenizerBase
 
 BASE_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 TARGET_MODULES = ("q_proj", "v_proj")
@@ -85,8 +80,9 @@ class Style:
         style = cls(**raw)
         leaked = set(style.held_out) & {question for question, _ in style.pairs}
         if leaked:
-            message = f"{path}: held-out questions are in the training set: {sorted(leaked)}"
-            raise ValueError(message)
+            raise ValueError(
+                f"{path}: held-out questions are in the training set: {sorted(leaked)}"
+            )
         return style
 
 

@@ -119,17 +119,34 @@ class Reference:
         # A folder called like an adapter needs a leading './', so that what a
         # name means never depends on the current directory.
         if body.startswith((".", "/", "~")) or "\\" in body:
-            return cls(text, path=Path(body).expanduser(), weight=weight)
+            return cls(text, path=_path(body), weight=weight)
         name, at, selector = body.partition("@")
         try:
             check_name(name, "the reference")
         except NameRefused:
-            if Path(body).exists():
+            if _exists(body):
                 return cls(text, path=Path(body), weight=weight)
             raise
         if at and (fault := _fault(selector)):
             raise NameRefused("the version or alias", selector, fault)
         return cls(text, name=name, selector=selector, weight=weight)
+
+
+def _path(text: str) -> Path:
+    if "\0" in text:
+        raise NameRefused("the path", text, "it has a character that is not allowed")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise NameRefused("the path", text, "there is no home of this user") from None
+
+
+def _exists(text: str) -> bool:
+    """Whether there is a file or folder of this name; the empty name is none, though it is '.'."""
+    try:
+        return bool(text) and Path(text).exists()
+    except (OSError, ValueError):  # too long for a name, or with a NUL
+        return False
 
 
 def _split_weight(text: str) -> tuple[str, float | None]:
@@ -139,7 +156,7 @@ def _split_weight(text: str) -> tuple[str, float | None]:
     try:
         weight = float(tail)
     except ValueError:
-        if Path(text).exists():
+        if _exists(text):
             return text, None
         raise NameRefused("the weight", tail, f"{text!r} does not end in a number") from None
     if not math.isfinite(weight):

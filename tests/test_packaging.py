@@ -53,8 +53,7 @@ def wheel_of_sdist(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     """The files of the wheel that is built from the source distribution, as an installer does."""
     unpacked = tmp_path_factory.mktemp("unpacked")
     with tarfile.open(sdist) as archive:
-        # Ours, and written a moment ago; the extraction filters came in 3.10.12 and 3.11.4.
-        archive.extractall(unpacked)  # noqa: S202
+        archive.extractall(unpacked, filter="data")
     (source,) = unpacked.iterdir()
     target = tmp_path_factory.mktemp("wheel")
     build(source, target, "--wheel")

@@ -23,7 +23,7 @@ _ENDINGS: Mapping[str, str] = {
 }
 """Ends of tensor names that only quantised checkpoints have."""
 
-_SMALL_FLOATS = ("F4", "F6", "F8")
+_SMALL_FLOATS = ("F4", "F6_", "F8_")  # not F64
 
 
 def scheme(config: Mapping[str, Any], tensors: Iterable[TensorInfo]) -> str | None:

@@ -214,9 +214,12 @@ def _load(state: _Run, job: Job, tile: Tile) -> Array:
     file, info = state.base.layout.places[job.source]
     start = tile.start(view(job.shape)[1])
     raw = state.reader.read(file.path, info, start, start + rows * columns)
-    return raw.astype(state.dtype).reshape(rows, columns)
+    # By way of float32, a float64 that is cast would be rounded twice.
+    dtype = raw.dtype if info.dtype == "F64" else state.dtype
+    return raw.astype(dtype).reshape(rows, columns)
 
 
+@np.errstate(all="ignore")  # what is not finite is refused by name, not warned of
 def _block(state: _Run, job: Job, change: TensorChange | None, tile: Tile) -> _Block:
     base = _load(state, job, tile)
     result = base if change is None else change.apply(base, tile)
@@ -234,7 +237,8 @@ def _bits(array: Array) -> Array:
 
 
 def _check_finite(job: Job, base: Array, block: Array) -> None:
-    largest = LARGEST[job.dtype]
+    # The sums may be narrower than the output: then infinities come from them.
+    largest = min(LARGEST[job.dtype], float(np.finfo(block.dtype).max))
     # A NaN fails both comparisons, so this finds it too.
     if block.max() <= largest and block.min() >= -largest:
         return

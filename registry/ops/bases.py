@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -115,6 +116,14 @@ def record_base(
     bases.add_aliases(connection, known.id, others)
     record = bases.get(connection, known.id)
     return BaseAdded(record, new=False, moved=moved, tensors=tensors)
+
+
+def free_name(connection: Connection, base: Base) -> str:
+    """Return a base's default name, with a number behind it if another base goes by that."""
+    name = _default_name(connection, base)
+    numbered = (f"{name[:90]}-{number}" for number in itertools.count(2))
+    names = itertools.chain([name], numbered)
+    return next(one for one in names if not bases.known_as(connection, one))
 
 
 def list_bases(context: Context) -> tuple[BaseRecord, ...]:

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import platform
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from adreg.registry import digest
 from adreg.registry.bases.verdict import Grade, judge
-from adreg.registry.catalog import models, series, versions
-from adreg.registry.catalog.records import Content, ModelFacts, ModelInput, VersionKey
+from adreg.registry.catalog import series
+from adreg.registry.catalog.records import (
+    VersionKey,
+)
 from adreg.registry.digest import FileDigest
-from adreg.registry.durable import Staging, check_target, require_space, sweep
-from adreg.registry.errors import AlreadyExists, MergeRefused, NotFound, OutputRefused
+from adreg.registry.durable import Staging, require_space, sweep
+from adreg.registry.errors import AlreadyExists, MergeRefused, NotFound
 from adreg.registry.merge.output import SideFile, Written, side_files, write_model
 from adreg.registry.merge.plan import Input, Plan, make_plan
 from adreg.registry.merge.recipe import Recipe
 from adreg.registry.names import check_name, suggest_name
-from adreg.registry.ops import base_files, history
-from adreg.registry.ops.bases import OpenedBase, open_base, open_record, record_base
+from adreg.registry.ops import made_models
+from adreg.registry.ops.bases import (
+    OpenedBase,
+    open_base,
+    open_record,
+)
 from adreg.registry.ops.context import Context
+from adreg.registry.ops.places import check_output
 from adreg.registry.ops.specs import OpenedVersion, open_version
 from adreg.registry.release.card import CardAdapter, CardBase, CardFacts, model_card
 from adreg.registry.release.licences import LicensedPart, release_licence
@@ -110,18 +114,22 @@ def merge(  # noqa: PLR0913  # one argument for each thing that can be asked
     ready = prepare(context, recipe)
     name = check_name(name or _default_name(ready))
     _check_series(context, name)
-    recipe_digest = digest.of_value(_content(ready))
+    recipe_digest = made_models.digest_of(ready)
     folder = (output or context.settings.models / recipe_digest[:16]).absolute()
-    if output is None and (known := _known(context, recipe_digest, folder)):
+    if output is None and (known := made_models.find_made(context, recipe_digest, folder)):
         return _merged(ready, known.name, folder, dry_run=dry_run, key=known)
-    _check_output(folder, ready)
+    if output is not None:
+        inputs = [("an adapter", one.spec.folder) for one in ready.adapters]
+        check_output(folder, [("the base", ready.base.base.folder), *inputs])
     require_space(folder.parent, ready.output_bytes)
     if dry_run:
         return _merged(ready, name, folder, dry_run=True)
+    if output is None and (known := made_models.clear(context, recipe_digest, folder)):
+        return _merged(ready, known.name, folder, dry_run=False, key=known)
     sweep(folder.parent)
     with Staging(folder) as staging:
         written = build(ready, staging, card_of(ready, name), threads, context)
-        key, new = _record(context, ready, name, folder, written, recipe_digest, staging)
+        key, new = made_models.record(context, ready, name, folder, written, recipe_digest, staging)
     return _merged(ready, key.name, folder, dry_run=False, key=key, new=new, written=written)
 
 
@@ -208,12 +216,6 @@ def card_of(ready: Ready, name: str) -> str:
     )
 
 
-def engine() -> str:
-    """Return what computes here: the versions and the processor that decide the last bits."""
-    parts = [f"{package} {version(package)}" for package in ("adreg", "numpy", "ml_dtypes")]
-    return "; ".join([*parts, f"machine {platform.machine()}"])
-
-
 def _open_base(context: Context, text: str, adapters: Sequence[OpenedVersion]) -> OpenedBase:
     if text:
         return open_base(context, text)
@@ -262,111 +264,6 @@ def _check_series(context: Context, name: str) -> None:
         found = series.find(connection, name)
     if found is not None and found.kind != "model":
         raise AlreadyExists("adapter", name, "Give the model another name with --name.")
-
-
-def _check_output(folder: Path, ready: Ready) -> None:
-    resolved = folder.resolve()
-    base = ready.base.base.folder.resolve()
-    if resolved == base or base in resolved.parents:
-        raise OutputRefused(folder, "it is the base, or inside it")
-    for one in ready.adapters:
-        adapter = one.spec.folder.resolve()
-        if resolved == adapter or adapter in resolved.parents:
-            raise OutputRefused(folder, "it is an adapter, or inside one")
-    check_target(folder)
-
-
-def _content(ready: Ready) -> dict[str, Any]:
-    """Return all that decides the output's bytes; adapters by content, never by name."""
-    recipe = ready.recipe.to_dict()
-    base = ready.base.base
-    # Hashing a base takes as long as merging it: a changed file shows in its time and size.
-    seen = [base_files.look(base.folder, name) for name in base_files.names(base)]
-    recipe["base"] = [
-        base.layout_digest,
-        str(base.folder),
-        *([file.path, file.size, file.mtime_ns] for file in seen),
-    ]
-    recipe["adapters"] = [
-        [digest.of_files(one.spec.files), weight]
-        for one, weight in zip(ready.adapters, ready.weights, strict=True)
-    ]
-    recipe["engine"] = engine()
-    return recipe
-
-
-def _known(context: Context, recipe_digest: str, folder: Path) -> VersionKey | None:
-    with context.catalog.read() as connection:
-        for key in models.find_by_recipe(connection, recipe_digest):
-            if models.facts(connection, key.id).location != folder:
-                continue
-            files = versions.files(connection, key.id)
-            if all(_has_size(folder / file.name, file.size) for file in files):
-                return key
-    return None
-
-
-def _has_size(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
-
-
-def _record(  # noqa: PLR0913, PLR0917  # one transaction's worth of facts
-    context: Context,
-    ready: Ready,
-    name: str,
-    folder: Path,
-    written: Written,
-    recipe_digest: str,
-    staging: Staging,
-) -> tuple[VersionKey, bool]:
-    """Publish the folder and record it, as one step: what cannot be recorded is not published."""
-    plan, report = ready.plan, written.report
-    content = Content(
-        digest=digest.of_files(written.files),
-        bytes=sum(file.size for file in written.files),
-        parameters=sum(job.entry.nbytes * 8 // dtypes.BITS[job.dtype] for job in plan.jobs),
-        dtype=dtypes.OUTPUTS[plan.dtype] if plan.dtype else ready.base.base.dtype,
-        files=written.files,
-    )
-    facts = ModelFacts(
-        method=ready.recipe.method,
-        location=folder,
-        recipe=ready.recipe.to_dict(),
-        recipe_digest=recipe_digest,
-        engine=engine(),
-        report={
-            "changed": report.changed,
-            "elements": sum(tensor.elements for tensor in report.tensors),
-            "actions": dict(Counter(job.action for job in plan.jobs)),
-        },
-    )
-    inputs = [
-        ModelInput.of(one.record.key, weight)
-        if one.record
-        else ModelInput(None, str(one.spec.folder), 0, digest.of_files(one.spec.files), weight)
-        for one, weight in zip(ready.adapters, ready.weights, strict=True)
-    ]
-    at = history.now()
-    with context.catalog.write() as connection:
-        known = versions.find_by_digest(connection, "model", content.digest)
-        if known is not None:
-            models.set_location(connection, known.id, folder)
-            key = known
-        else:
-            record = ready.base.record or record_base(connection, ready.base.base).record
-            key = models.add(connection, name, content, facts, inputs, base_id=record.id, at=at)
-        history.write(
-            connection,
-            at,
-            "merge",
-            str(key),
-            location=str(folder),
-            digest=content.digest,
-            inputs=[[one.name, one.number, one.digest, one.weight] for one in inputs],
-        )
-        staging.publish()
-        connection.commit()
-    return key, known is None
 
 
 def _merged(  # noqa: PLR0913  # what a merge tells

@@ -21,7 +21,7 @@ from adreg.registry.errors import (
     NotReproduced,
 )
 from adreg.registry.merge.recipe import Recipe, RecipeAdapter
-from adreg.registry.ops import history, merge
+from adreg.registry.ops import history, made_models, merge
 from adreg.registry.ops.context import Context
 from adreg.registry.ops.locked_parts import FoundBase, find_adapter, find_base
 from adreg.registry.ops.locking import engine_versions
@@ -175,7 +175,7 @@ def _compare(lock: Lock, built: Iterable[FileDigest]) -> None:
 
 def _cause(lock: Lock) -> str:
     """Say what most likely made a difference: other versions, else another CPU."""
-    here = engine_versions(merge.engine())
+    here = engine_versions(made_models.engine())
     other = [
         f"{name} {there} (here {here.get(name, 'none')})"
         for name, there in lock.engine.items()

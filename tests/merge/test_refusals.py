@@ -112,7 +112,7 @@ def test_places_that_must_not_be_written_to(
         file: "a file is there",
         base: "it is the base, or inside it",
         base / "merged": "it is the base, or inside it",
-        adapter / "merged": "it is an adapter, or inside one",
+        adapter / "merged": "it is an adapter, or inside it",
     }.items():
         with pytest.raises(AdregError, match=words):
             merge(home, base, [str(adapter)], output=place)

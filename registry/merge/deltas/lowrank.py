@@ -169,6 +169,7 @@ class TensorChange:
         ]
         self.needs_norms = bool(self._dora)
 
+    @np.errstate(all="ignore")  # what is not finite shows in the result, and is refused there
     def squares(self, base: Array, tile: Tile) -> list[Array]:
         """Return the sums of squares of one tile, a vector for each DoRA part."""
         result = []
@@ -187,6 +188,7 @@ class TensorChange:
             else:
                 total[tile.column : tile.column_stop] += part_squares
 
+    @np.errstate(all="ignore")
     def close_norms(self) -> None:
         """Turn the sums of squares into the factors m / norm."""
         for part, total in zip(self._dora, self._squares, strict=True):
