@@ -19,7 +19,7 @@ _KINDS: dict[str | None, Kind | None] = {
     "adapters": "adapter",
     "models": "model",
 }
-_RANKS = re.compile(r"(?P<from>\d+)-(?P<to>\d+)|(?P<sign>>=|<=|>|<|)(?P<one>\d+)")
+_RANKS = re.compile(r"(?P<from>\d{1,9})-(?P<to>\d{1,9})|(?P<sign>>=|<=|>|<|)(?P<one>\d{1,9})")
 _COLUMNS = (
     Column("NAME"),
     Column("TYPE"),

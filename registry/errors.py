@@ -85,6 +85,8 @@ class NameRefused(AdregError):
     @property
     def hint(self) -> str:
         """Say what is allowed."""
+        if self.what == "the weight":
+            return "Write it as REF=0.5."
         return "Use letters, digits, '.', '_' and '-', starting with a letter or digit."
 
 

@@ -116,6 +116,9 @@ class Catalog:
             yield
         except DBAPIError as error:
             raise self._database.explain(error) from error
+        except OverflowError as error:  # sqlite3's own word for an integer beyond 64 bits
+            reason = "a number that it was asked for is too large"
+            raise CatalogError(self.where, reason, "Use a smaller number.") from error
 
     @cached_property
     def _reader(self) -> Engine:

@@ -38,11 +38,10 @@ _TOKENIZER = (
 
 @dataclass(frozen=True, slots=True)
 class SideFile:
-    """A file that is taken over as it is: its name, where it lies, and whose it is."""
+    """A file that is taken over as it is: its name, and where it lies."""
 
     name: str
     path: Path
-    owner: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ def side_files(base: Base, specs: Sequence[AdapterSpec], tokenizer: str) -> tupl
     only if all adapters that bring one agree. ``tokenizer`` "base" leaves theirs out,
     "adapter" insists on one. Raises MergeRefused when there is none, or they differ.
     """
-    chosen = {name: SideFile(name, base.folder / name, "base") for name in base.side_files}
+    chosen = {name: SideFile(name, base.folder / name) for name in base.side_files}
     if tokenizer == "base":
         return tuple(chosen[name] for name in sorted(chosen))
     brought = [(spec, _tokenizer_of(spec)) for spec in specs]
@@ -72,7 +71,7 @@ def side_files(base: Base, specs: Sequence[AdapterSpec], tokenizer: str) -> tupl
     if agree:
         spec, files = brought[0]
         for file in files:
-            chosen[file.name] = SideFile(file.name, spec.folder / file.name, "adapter")
+            chosen[file.name] = SideFile(file.name, spec.folder / file.name)
     return tuple(chosen[name] for name in sorted(chosen))
 
 

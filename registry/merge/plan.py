@@ -236,27 +236,17 @@ def _low_rank(placement: Placement) -> LowRank:
     m = placement.part(Part.MAGNITUDE)
     if a is None or b is None:
         raise TypeError(f"a {placement.kind} without both factors")
-    rank, magnitude = a.info.shape[0], None if m is None else m.key
-    if placement.kind in {Kind.LINEAR, Kind.CONVOLUTION}:
-        return LowRank(
-            left=b.key,
-            left_transposed=False,
-            right=a.key,
-            right_transposed=False,
-            rank=rank,
-            scale=placement.scale,
-            magnitude=magnitude,
-            norm_of="rows",
-        )
+    plain = placement.kind in {Kind.LINEAR, Kind.CONVOLUTION}  # B A, and not its transpose
+    left, right = (b, a) if plain else (a, b)
     return LowRank(
-        left=a.key,
-        left_transposed=True,
-        right=b.key,
-        right_transposed=True,
-        rank=rank,
+        left=left.key,
+        left_transposed=not plain,
+        right=right.key,
+        right_transposed=not plain,
+        rank=a.info.shape[0],
         scale=placement.scale,
-        magnitude=magnitude,
-        norm_of="columns",
+        magnitude=None if m is None else m.key,
+        norm_of="rows" if plain else "columns",
     )
 
 

@@ -10,9 +10,7 @@ from pathlib import Path
 from adreg.registry import digest
 from adreg.registry.bases.verdict import Grade, judge
 from adreg.registry.catalog import series
-from adreg.registry.catalog.records import (
-    VersionKey,
-)
+from adreg.registry.catalog.records import VersionKey
 from adreg.registry.digest import FileDigest
 from adreg.registry.durable import Staging, require_space, sweep
 from adreg.registry.errors import AlreadyExists, MergeRefused, NotFound
@@ -21,11 +19,7 @@ from adreg.registry.merge.plan import Input, Plan, make_plan
 from adreg.registry.merge.recipe import Recipe
 from adreg.registry.names import check_name, suggest_name
 from adreg.registry.ops import made_models
-from adreg.registry.ops.bases import (
-    OpenedBase,
-    open_base,
-    open_record,
-)
+from adreg.registry.ops.bases import OpenedBase, open_base, open_record
 from adreg.registry.ops.context import Context
 from adreg.registry.ops.places import check_output
 from adreg.registry.ops.specs import OpenedVersion, open_version

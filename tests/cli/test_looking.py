@@ -177,3 +177,25 @@ def test_history_limit_and_unknown(adreg: Adreg) -> None:
     assert len(ran.out.splitlines()) == 2
     assert ran.err == "there is more; --limit 0 shows all\n"
     assert adreg("history", "nobody").code == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["list", "--rank", "9" * 5000], 2, "is not a rank"),
+        (["list", "--limit", "9" * 30], 1, "too large"),
+        (["history", "--limit", "9" * 30], 1, "too large"),
+        (["history", "summary", "--limit", "9" * 30], 1, "too large"),
+        (["show", f"summary@{'9' * 30}"], 1, "there is no version"),
+    ],
+)
+def test_numbers_beyond_all_bounds(
+    adreg: Adreg, arguments: list[str], code: int, words: str
+) -> None:
+    """A number that no catalog can hold is an error in words, not a traceback."""
+    ran = adreg(*arguments)
+
+    assert ran.code == code
+    assert ran.err.startswith("error: ")
+    assert words in ran.err
+    assert "Traceback" not in ran.err
