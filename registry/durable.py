@@ -21,6 +21,9 @@ from adreg.registry.errors import AdregError, DiskFull, OutputRefused, WriteFail
 _MARK = ".adreg-"
 """Stands in the name of everything that is staged, so that it can be swept."""
 
+_UNKEPT = ".unkept"
+"""Ends the name of the mark of a folder that was published and not kept yet."""
+
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -120,7 +123,8 @@ class Staging:
     """A folder beside ``target`` that becomes ``target`` by ``publish``, or goes away.
 
     A lock held for its life tells the living from what a killed process left behind;
-    ``sweep`` removes the latter.
+    ``sweep`` removes the latter. After publishing ``held`` comes ``keep`` or
+    ``take_back``; of a process that was killed in between, ``withdraw`` knows.
     """
 
     def __init__(self, target: Path) -> None:
@@ -129,13 +133,14 @@ class Staging:
         self.target = target
         stem = f".{target.name[:64]}{_MARK}{uuid.uuid4().hex[:12]}"
         self.folder = target.parent / stem
+        self._mark = target.parent / f"{stem}{_UNKEPT}"
         self._lock = FileLock(target.parent / f"{stem}.lock")
         with _translated(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
             self.folder.mkdir()
 
-    def publish(self) -> None:
+    def publish(self, *, held: bool = False) -> None:
         """Make everything in the folder durable under the target's name.
 
         Raises OutputRefused when something took the place meanwhile.
@@ -143,6 +148,10 @@ class Staging:
         with _translated(self.target):
             for folder, _, _ in os.walk(self.folder):
                 fsync_folder(Path(folder))
+            if held:
+                with FileWriter(self._mark) as mark:
+                    mark.write(_identity(self.folder, self.target.name).encode())
+                fsync_folder(self.target.parent)
         try:
             self.folder.rename(self.target)
         except OSError as error:
@@ -151,6 +160,16 @@ class Staging:
             raise write_error(self.target, error) from error
         with _translated(self.target):
             fsync_folder(self.target.parent)
+
+    def keep(self) -> None:
+        """Let what was published ``held`` stay."""
+        self._mark.unlink(missing_ok=True)
+
+    def take_back(self) -> None:
+        """Remove what was published, if it was."""
+        if _is_held(self.target, self._mark):
+            shutil.rmtree(self.target, ignore_errors=True)
+        self._mark.unlink(missing_ok=True)
 
     def __enter__(self) -> Staging:
         """Return itself."""
@@ -165,6 +184,40 @@ class Staging:
 def _release(lock: FileLock) -> None:
     Path(lock.lock_file).unlink(missing_ok=True)
     lock.release()
+
+
+def _identity(folder: Path, name: str) -> str:
+    """Return what stays the same of a folder that takes a name, until something in it changes."""
+    seen = folder.stat()
+    return f"{name}\n{seen.st_dev} {seen.st_ino} {seen.st_mtime_ns}"
+
+
+def _is_held(target: Path, mark: Path) -> bool:
+    """Whether ``target`` is the very folder that the mark describes, as it was published."""
+    return mark.exists() and target.is_dir() and mark.read_text() == _identity(target, target.name)
+
+
+def withdraw(target: Path, is_kept: Callable[[Path], bool]) -> None:
+    """Remove a folder that a killed process published ``held`` at ``target`` and did not keep.
+
+    Only that very folder, and only while nothing was added to it or taken from it: what
+    stands there by now may be in use. ``is_kept`` says of a path whether it is to stay;
+    such marks beside the target are cleared too. Raises WriteFailed.
+    """
+    for mark in sorted(target.parent.glob(f".*{_MARK}*{_UNKEPT}")):
+        lock = FileLock(mark.with_suffix(".lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        with _translated(target):
+            published = target.parent / (mark.read_text().partition("\n")[0] or "?")
+            kept = is_kept(published)
+            if published == target and not kept and _is_held(target, mark):
+                shutil.rmtree(target)
+            if published == target or kept:
+                mark.unlink()
+        _release(lock)
 
 
 def check_target(target: Path) -> None:

@@ -19,6 +19,7 @@ from adreg.registry.durable import (
     copy_file,
     require_space,
     sweep,
+    withdraw,
     write_error,
 )
 from adreg.registry.errors import DiskFull, OutputRefused, WriteFailed
@@ -185,6 +186,50 @@ def test_what_a_killed_process_left(tmp_path: Path) -> None:
     assert [left[0]] == [path.name for path in swept]
     assert [] == names(tmp_path)
     assert [] == sweep(tmp_path / "missing")
+
+
+_KILLED_HELD = """
+import os, sys
+from pathlib import Path
+from adreg.registry.durable import Staging
+with Staging(Path(sys.argv[1])) as staging:
+    (staging.folder / "whole").write_bytes(bytes(1000))
+    staging.publish(held=True)
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["as it was", "in use by now"])
+@pytest.mark.parametrize("kept", [False, True], ids=["withdrawn", "kept"])
+def test_what_a_killed_process_published_held(tmp_path: Path, kept: bool, used: bool) -> None:
+    """It goes away when its place is wanted again, unless it is to stay or was changed since."""
+    target = tmp_path / "out"
+    subprocess.run([sys.executable, "-c", _KILLED_HELD, str(target)], check=False)
+    if used:
+        (target / "notes").touch()
+
+    assert [] == sweep(tmp_path)
+    withdraw(tmp_path / "other", lambda path: kept and path == target)
+    assert (target / "whole").is_file()
+    withdraw(target, lambda path: kept and path == target)
+
+    assert (["out"] if kept or used else []) == names(tmp_path)
+
+
+def test_a_living_process_holds_what_it_published(tmp_path: Path) -> None:
+    """Between publishing and keeping nobody else withdraws a folder; its own process can."""
+    with Staging(tmp_path / "kept") as kept, Staging(tmp_path / "gone") as gone:
+        for staging in (kept, gone):
+            (staging.folder / "x").touch()
+            staging.publish(held=True)
+            withdraw(staging.target, lambda _: False)
+
+            assert staging.target.is_dir()
+
+        kept.keep()
+        gone.take_back()
+
+    assert ["kept"] == names(tmp_path)
 
 
 def test_sweeping_spares_others(tmp_path: Path) -> None:

@@ -105,3 +105,9 @@ def set_location(connection: Connection, version_id: int, location: Path) -> Non
     connection.execute(
         update(model).where(model.c.version_id == version_id).values(location=str(location))
     )
+
+
+def is_location(connection: Connection, location: Path) -> bool:
+    """Whether some model is said to lie in this folder."""
+    there = select(model.c.version_id).where(model.c.location == str(location)).limit(1)
+    return connection.execute(there).first() is not None

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adreg.registry import digest
+from adreg.registry import digest, durable
 from adreg.registry.bases.base import Base
 from adreg.registry.catalog import models, versions
 from adreg.registry.catalog.engine import Connection
@@ -85,6 +85,17 @@ def clear(context: Context, recipe_digest: str, folder: Path) -> VersionKey | No
     return None
 
 
+def withdraw_killed(context: Context, folder: Path) -> None:
+    """Clear up around ``folder`` after merges that were killed.
+
+    Removes their staged halves, and what stands at ``folder`` itself if such a merge
+    published it before the catalog knew. Raises WriteFailed.
+    """
+    durable.sweep(folder.parent)
+    with context.catalog.read() as connection:
+        durable.withdraw(folder, lambda path: models.is_location(connection, path))
+
+
 def _made(connection: Connection, recipe_digest: str, folder: Path) -> VersionKey | None:
     for key in models.find_by_recipe(connection, recipe_digest):
         files = versions.files(connection, key.id)
@@ -134,25 +145,33 @@ def record(  # noqa: PLR0913, PLR0917  # one transaction's worth of facts
         for one, weight in zip(ready.adapters, ready.weights, strict=True)
     ]
     at = history.now()
-    with context.catalog.write() as connection:
-        known = versions.find_by_digest(connection, "model", content.digest)
-        if known is not None:
-            models.set_location(connection, known.id, folder)
-            key = known
-        else:
-            base = ready.base.record or _new_base(connection, ready.base.base)
-            key = models.add(connection, name, content, facts, inputs, base_id=base.id, at=at)
-        history.write(
-            connection,
-            at,
-            "merge",
-            str(key),
-            location=str(folder),
-            digest=content.digest,
-            inputs=[[one.name, one.number, one.digest, one.weight] for one in inputs],
-        )
-        staging.publish()
-        connection.commit()
+    try:
+        with context.catalog.write() as connection:
+            known = versions.find_by_digest(connection, "model", content.digest)
+            if known is not None:
+                models.set_location(connection, known.id, folder)
+                key = known
+            else:
+                base = ready.base.record or _new_base(connection, ready.base.base)
+                key = models.add(connection, name, content, facts, inputs, base_id=base.id, at=at)
+            history.write(
+                connection,
+                at,
+                "merge",
+                str(key),
+                location=str(folder),
+                digest=content.digest,
+                inputs=[[one.name, one.number, one.digest, one.weight] for one in inputs],
+            )
+            staging.publish(held=True)
+            connection.commit()
+    except BaseException:
+        # A commit that is interrupted may have been made.
+        with context.catalog.read() as connection:
+            if not models.is_location(connection, folder):
+                staging.take_back()
+        raise
+    staging.keep()
     return key, known is None
 
 

@@ -12,7 +12,7 @@ from adreg.registry.bases.verdict import Grade, judge
 from adreg.registry.catalog import series
 from adreg.registry.catalog.records import VersionKey
 from adreg.registry.digest import FileDigest
-from adreg.registry.durable import Staging, require_space, sweep
+from adreg.registry.durable import Staging, require_space
 from adreg.registry.errors import AlreadyExists, MergeRefused, NotFound
 from adreg.registry.merge.output import SideFile, Written, side_files, write_model
 from adreg.registry.merge.plan import Input, Plan, make_plan
@@ -110,6 +110,8 @@ def merge(  # noqa: PLR0913  # one argument for each thing that can be asked
     _check_series(context, name)
     recipe_digest = made_models.digest_of(ready)
     folder = (output or context.settings.models / recipe_digest[:16]).absolute()
+    if not dry_run:
+        made_models.withdraw_killed(context, folder)
     if output is None and (known := made_models.find_made(context, recipe_digest, folder)):
         return _merged(ready, known.name, folder, dry_run=dry_run, key=known)
     if output is not None:
@@ -120,7 +122,6 @@ def merge(  # noqa: PLR0913  # one argument for each thing that can be asked
         return _merged(ready, name, folder, dry_run=True)
     if output is None and (known := made_models.clear(context, recipe_digest, folder)):
         return _merged(ready, known.name, folder, dry_run=False, key=known)
-    sweep(folder.parent)
     with Staging(folder) as staging:
         written = build(ready, staging, card_of(ready, name), threads, context)
         key, new = made_models.record(context, ready, name, folder, written, recipe_digest, staging)
