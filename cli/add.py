@@ -16,11 +16,14 @@ from adreg.registry.ops.add_tree import TreeAdded
 
 @click.command(
     "add",
-    short_help="Add adapters from PEFT folders.",
+    short_help="Add adapters from PEFT folders and other formats.",
     epilog=examples(
         "adreg add runs/support --name team/support --base smollm2 --tag lang=de --alias prod",
         "adreg add runs --recursive --tag imported",
         "adreg add runs/support --dry-run",
+        "adreg add old/alpaca-lora --convert-pickle",
+        "adreg add support.gguf --base smollm2",
+        "adreg add state_dict.safetensors --alpha 16 --base smollm2",
     ),
 )
 @click.argument("path", type=click.Path(path_type=Path))
@@ -30,6 +33,9 @@ from adreg.registry.ops.add_tree import TreeAdded
 @click.option("--alias", "aliases", multiple=True, help="A movable name; may be repeated.")
 @click.option("--note", help="A remark.")
 @click.option("--license", "licence", help="Its licence, instead of what its card says.")
+@click.option("--convert-pickle", is_flag=True, help="Read a pickle too, as nothing but tensors.")
+@click.option("--alpha", type=float, help="LoRA's alpha, for formats that do not hold it.")
+@click.option("--component", metavar="NAME", help="The part of a pipeline, if it is for several.")
 @click.option("-r", "--recursive", is_flag=True, help="Every adapter at or below PATH.")
 @click.option("--dry-run", is_flag=True, help="Check everything, and record nothing.")
 @json_option
@@ -44,10 +50,17 @@ def command(
     aliases: tuple[str, ...],
     note: str | None,
     licence: str | None,
+    convert_pickle: bool,
+    alpha: float | None,
+    component: str | None,
     recursive: bool,
     dry_run: bool,
 ) -> None:
-    """Check the PEFT adapter in the folder PATH, copy it into the store and record it.
+    """Check the adapter at PATH, copy it into the store and record it.
+
+    PATH is a PEFT folder, or one of these, which are converted to one: a PEFT folder with
+    a pickle (--convert-pickle), mlx-lm's folder, a loralib state dict (--alpha), a LoRA of
+    kohya or diffusers, a GGUF LoRA of llama.cpp. Kohya's and GGUF's need --base.
 
     The same bytes again make no second version. A changed adapter of the same name
     becomes the next version. On any error nothing is recorded.
@@ -59,17 +72,22 @@ def command(
         "aliases": aliases,
         "note": note,
         "licence": licence,
+        "convert_pickle": convert_pickle,
         "dry_run": dry_run,
     }
     if recursive:
+        if alpha is not None or component is not None:
+            raise click.UsageError("--alpha and --component are for one adapter, not a tree")
         app.stopped = "stopped; the adapters that were added before are recorded"
         _tell_tree(app, app.registry.add_tree(path, **wishes), dry_run=dry_run)
         return
-    added = app.registry.add(path, **wishes)
+    added = app.registry.add(path, alpha=alpha, component=component, **wishes)
     if app.json:
         app.output.json(_plain(added))
         return
     app.output.line(_line(added, dry_run=dry_run))
+    for remark in added.remarks:
+        app.output.remark(remark)
     for file, reason in added.left_out:
         app.output.remark(f"left out {file}: {reason}")
 
@@ -105,10 +123,12 @@ def _plain(added: Added) -> dict[str, Any]:
 def _line(added: Added, *, dry_run: bool) -> str:
     if not added.new:
         again = " (its stored files were damaged, and are whole again)" if added.repaired else ""
-        return f"{added.path} is known already, as {added.reference}{again}"
+        what = f", converted from {added.converted}," if added.converted else ""
+        return f"{added.path}{what} is known already, as {added.reference}{again}"
     verb = "would add" if dry_run else "added"
     what = f"{added.peft_type} rank {added.rank}, {count(added.parameters)} parameters"
     fits = ""
     if added.verdict is not None:
         fits = f", for {added.base} ({added.verdict.grade.value})"
-    return f"{verb} {added.reference}: {what}, {size(added.bytes)}{fits}"
+    how = f", converted from {added.converted}" if added.converted else ""
+    return f"{verb} {added.reference}: {what}, {size(added.bytes)}{fits}{how}"

@@ -24,17 +24,22 @@ if TYPE_CHECKING:
     from adreg.registry.ops.annotate import Aliased, Measured, Noted, Tagged
     from adreg.registry.ops.bases import BaseAdded, BaseShown
     from adreg.registry.ops.check import Checked
+    from adreg.registry.ops.combine import Combination
     from adreg.registry.ops.context import Context
     from adreg.registry.ops.export import Exported
+    from adreg.registry.ops.extract import Wish
     from adreg.registry.ops.history import History
     from adreg.registry.ops.listing import Listing
+    from adreg.registry.ops.made_adapters import MadeAdapter, Wanted
     from adreg.registry.ops.merge import Merged
     from adreg.registry.ops.rebuild import Rebuilt
     from adreg.registry.ops.remove import Removed
     from adreg.registry.ops.rename import Renamed
     from adreg.registry.ops.show import Shown
     from adreg.registry.ops.trial import Trial
+    from adreg.registry.ops.unmerge import Unmerged
     from adreg.registry.ops.verify import Verified
+    from adreg.registry.ops.verify_merge import Proof
 
 
 class Registry:
@@ -159,12 +164,17 @@ class Registry:
         aliases: Iterable[str] = (),
         note: str | None = None,
         licence: str | None = None,
+        convert_pickle: bool = False,
+        alpha: float | None = None,
+        component: str | None = None,
         dry_run: bool = False,
     ) -> Added:
-        """Take in a PEFT folder, as a new adapter or as the next version of a known name.
+        """Take in an adapter, as a new one or as the next version of a known name.
 
         ``base`` is a base's name, its folder, or OWNER/REPO of the Hugging Face cache;
-        the adapter must fit it. The same bytes again make no second version.
+        the adapter must fit it. The same bytes again make no second version. What PEFT did
+        not write is converted: a pickle only with ``convert_pickle``; ``alpha`` and
+        ``component`` where the format does not say the one or holds several of the other.
         """
         from adreg.registry.names import Tag
         from adreg.registry.ops.add import add
@@ -178,6 +188,9 @@ class Registry:
             aliases=list(aliases),
             note=note,
             licence=licence,
+            convert_pickle=convert_pickle,
+            alpha=alpha,
+            component=component,
             dry_run=dry_run,
         )
 
@@ -191,6 +204,7 @@ class Registry:
         aliases: Iterable[str] = (),
         note: str | None = None,
         licence: str | None = None,
+        convert_pickle: bool = False,
         dry_run: bool = False,
     ) -> TreeAdded:
         """Take in every adapter below a folder; those that are refused are in the answer.
@@ -209,6 +223,7 @@ class Registry:
             aliases=list(aliases),
             note=note,
             licence=licence,
+            convert_pickle=convert_pickle,
             dry_run=dry_run,
         )
 
@@ -274,6 +289,97 @@ class Registry:
         return merge(
             self._context, recipe, output=output, name=name, threads=threads, dry_run=dry_run
         )
+
+    def verify_merge(  # one argument for each thing that can be asked
+        self,
+        reference: str,
+        *,
+        prompts: Iterable[str] = (),
+        base: str | None = None,
+        tolerance: float = 2.0,
+        seed: int = 0,
+    ) -> Proof:
+        """Run a merged model, and its base with its adapters in PEFT, on the same inputs.
+
+        The verdict and its numbers are in the answer, not raised; nothing is written.
+        ``tolerance`` is how many times what rounding alone does a difference may be.
+        """
+        from adreg.registry.ops.verify_merge import verify_merge
+
+        return verify_merge(
+            self._context,
+            reference,
+            prompts=tuple(prompts),
+            base=base,
+            tolerance=tolerance,
+            seed=seed,
+        )
+
+    def unmerge(  # noqa: PLR0913  # one argument for each thing that can be asked
+        self,
+        model: str,
+        references: Iterable[str],
+        *,
+        output: Path | None = None,
+        name: str | None = None,
+        base: str | None = None,
+        threads: int | None = None,
+        dry_run: bool = False,
+    ) -> Unmerged:
+        """Subtract adapters from a merged model, in a new folder, and tell what rounding is left.
+
+        Raises AdapterRefused for an adapter that replaces or rescales what was there, such
+        as DoRA or modules_to_save: what it took away is not in the model any more.
+        """
+        from adreg.registry.ops.unmerge import unmerge
+
+        return unmerge(
+            self._context,
+            model,
+            tuple(references),
+            output=output,
+            name=name,
+            base=base,
+            threads=threads,
+            dry_run=dry_run,
+        )
+
+    # -- making adapters
+
+    def combine(
+        self, references: Iterable[str], how: Combination, wanted: Wanted
+    ) -> MadeAdapter:
+        """Make one adapter out of several, each with its weight (``REF=0.5``).
+
+        ``cat`` is their exact sum, ``svd`` that sum cut to a rank. Raises AdapterNotMade
+        for adapters that do not add up to one, DoRA among them.
+        """
+        from adreg.registry.ops.combine import combine
+
+        return combine(self._context, tuple(references), how, wanted)
+
+    def resize(
+        self,
+        reference: str,
+        wanted: Wanted,
+        *,
+        rank: int | None = None,
+        energy: float | None = None,
+        dtype: str | None = None,
+    ) -> MadeAdapter:
+        """Cut each module of an adapter to its best approximation at a rank, or of an energy."""
+        from adreg.registry.ops.resize import resize
+
+        return resize(self._context, reference, wanted, rank=rank, energy=energy, dtype=dtype)
+
+    def extract(self, fine_tune: str, base: str, wish: Wish, wanted: Wanted) -> MadeAdapter:
+        """Make the LoRA that is closest to what a fine-tune changed in its base.
+
+        Every change that it does not hold is named in ``lost`` of the answer.
+        """
+        from adreg.registry.ops.extract import extract
+
+        return extract(self._context, fine_tune, base, wish, wanted)
 
     # -- releasing
 

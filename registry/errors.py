@@ -7,13 +7,14 @@
     ├── InUse                  something that a model was built from
     ├── InputRefused           a file or folder that cannot be taken in
     │   ├── NotAnAdapter       no PEFT adapter in this folder
-    │   ├── PickleRefused      weights only as a pickle
-    │   ├── TensorFileBroken   a safetensors file that lies or is cut short
+    │   ├── PickleRefused      a pickle that is not asked for, or asks for more than tensors
+    │   ├── TensorFileBroken   a file of tensors that lies or is cut short
     │   ├── JsonBroken         a JSON file that cannot be read as what it should be
     │   ├── AdapterRefused     an adapter whose configuration and tensors disagree
     │   └── BaseRefused        a folder that is no usable base checkpoint
     ├── Incompatible           an adapter that does not fit a base
     ├── MergeRefused           a merge that would be wrong, refused before a byte is written
+    ├── AdapterNotMade         an adapter that cannot be made of what was given
     ├── OutputRefused          a place that must not be written to
     ├── WriteFailed            the disk said no
     │   └── DiskFull
@@ -21,6 +22,7 @@
     ├── Damaged                stored bytes that are not what was recorded
     ├── LockBroken             a lock file that cannot be rebuilt from
     ├── NotReproduced          a rebuild whose bytes differ from the lock file
+    ├── NotProven              a merged model that does not answer as base and adapters do
     ├── CatalogError           the catalog cannot be used
     │   └── CatalogTooNew      it was written by a newer adreg
     └── MissingPackage         an optional package is needed
@@ -175,12 +177,12 @@ class NotAnAdapter(InputRefused):
 
 @dataclass(eq=False)
 class PickleRefused(InputRefused):
-    """The weights are only there as a pickle, which could run code when read."""
+    """A pickle of weights that may not be read, or that asks for more than tensors."""
 
 
 @dataclass(eq=False)
 class TensorFileBroken(InputRefused):
-    """A safetensors file that lies about itself or is cut short."""
+    """A file of tensors that lies about itself, is cut short, or is something else."""
 
 
 @dataclass(eq=False)
@@ -242,6 +244,24 @@ class MergeRefused(AdregError):
     def sentence(self) -> str:
         """Name the first reasons."""
         return f"not merged: {_several(self.reasons)}"
+
+    @property
+    def hint(self) -> str:
+        """Say what to do about it."""
+        return self.advice
+
+
+@dataclass(eq=False)
+class AdapterNotMade(AdregError):
+    """An adapter that cannot be made of what was given, refused before a byte is written."""
+
+    reasons: tuple[str, ...]
+    advice: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """Name the first reasons."""
+        return f"no adapter was made: {_several(self.reasons)}"
 
     @property
     def hint(self) -> str:
@@ -361,6 +381,29 @@ class NotReproduced(AdregError):
     def hint(self) -> str:
         """Name the likely cause."""
         return self.cause
+
+
+@dataclass(eq=False)
+class NotProven(AdregError):
+    """A merged model that does not answer as its base with the adapters does.
+
+    ``verdict`` is "differs", "lost" or "nothing".
+    """
+
+    model: str
+    verdict: str
+    reason: str
+    advice: str
+
+    @property
+    def sentence(self) -> str:
+        """Say which model and what is wrong with it."""
+        return f"{self.model}: {self.reason}"
+
+    @property
+    def hint(self) -> str:
+        """Say what to do about it."""
+        return self.advice
 
 
 @dataclass(eq=False)

@@ -11,10 +11,14 @@ from typing import Any
 
 from adreg.registry.adapters import refusals
 from adreg.registry.adapters.spec import LoraSettings
+from adreg.registry.adapters.tuners import LORA
 
 DEFAULT_RANK = 8
 DEFAULT_ALPHA = 8.0
 """LoraConfig's defaults (PEFT 0.21.2, tuners/lora/config.py): r and lora_alpha may be absent."""
+
+_INITIAL_RANK = 12
+"""AdaLoraConfig's default of init_r, which its scale is made of (tuners/adalora/config.py)."""
 
 _BIASES = ("none", "all", "lora_only")
 _MAX_PATTERN = 1000
@@ -34,17 +38,24 @@ class ConfigFields:
     modules_to_save: tuple[str, ...]
     targets: tuple[str, ...]
     """``target_modules``: names of modules, or one regular expression."""
+    whole: bool
+    """Whether adapters of this kind are whole parameters (LN_TUNING)."""
+    parameters: tuple[str, ...]
+    """``target_parameters``: ends of the names of parameters that are adapted as such."""
+    rows: Mapping[str, tuple[int, ...]]
+    """``trainable_token_indices``: the last names of modules and the rows that were trained
+    there; the empty name stands for the input embedding."""
     reasons: tuple[str, ...]
 
 
 def parse_config(config: Mapping[str, Any]) -> ConfigFields:
-    """Check the types of a LoRA configuration; faults are returned as ``reasons``, never raised.
+    """Check the types of a configuration; faults are returned as ``reasons``, never raised.
 
     Fields that are not known are tolerated, as PEFT 0.21.2 does (config.py,
     ``from_peft_type``); fields that are known and change what the tensors mean are not.
     """
     reader = _Reader(config)
-    settings = _settings(reader)
+    settings = _settings(reader) if reader.peft_type == LORA else _others(reader)
     lora = None if reader.reasons else settings
     fields = {
         name: reader.text(name)
@@ -52,6 +63,10 @@ def parse_config(config: Mapping[str, Any]) -> ConfigFields:
     }
     saved = reader.names("modules_to_save", one_text=False)
     targets = reader.names("target_modules", one_text=True)
+    parameters = reader.names("target_parameters", one_text=False)
+    rows = reader.rows("trainable_token_indices")
+    if not rows and reader.peft_type == "TRAINABLE_TOKENS":
+        rows = reader.rows("token_indices")
     reader.reasons += refusals.refused_settings(config)
     if reason := refusals.refused_initialisation(config):
         reader.reasons.append(reason)
@@ -63,6 +78,9 @@ def parse_config(config: Mapping[str, Any]) -> ConfigFields:
         fields["peft_version"],
         saved,
         targets,
+        reader.peft_type == "LN_TUNING",
+        parameters,
+        rows,
         tuple(reader.reasons),
     )
 
@@ -86,6 +104,18 @@ def scale_of(settings: LoraSettings, module: str) -> float:
     """
     rank, alpha = rank_of(settings, module), alpha_of(settings, module)
     return alpha / math.sqrt(rank) if settings.use_rslora else alpha / rank
+
+
+def rows_of(rows: Mapping[str, tuple[int, ...]], module: str) -> tuple[int, ...] | None:
+    """Return the rows that a configuration numbers for a module, None if it does not.
+
+    Its names are ends of module names (PEFT 0.21.2, utils/other.py, ``_set_adapter`` and
+    ``get_token_indices``); the list without a name is the input embedding's.
+    """
+    for name, numbers in rows.items():
+        if name and (module == name or module.endswith(f".{name}")):
+            return numbers
+    return rows.get("")
 
 
 def _matching(patterns: tuple[str, ...], module: str) -> str | None:
@@ -123,6 +153,37 @@ def _settings(reader: _Reader) -> LoraSettings:
     return settings
 
 
+def _others(reader: _Reader) -> LoraSettings:
+    """Return the settings of another kind of adapter, as far as they are LoRA's under any name."""
+    peft_type = reader.peft_type
+    lycoris = peft_type in {"LOHA", "LOKR"}  # their patterns are LoRA's (tuners/lycoris_utils.py)
+    rank, alpha = 0, 0.0
+    if lycoris:
+        rank = reader.whole("r", DEFAULT_RANK)
+    elif peft_type == "ADALORA":
+        rank = reader.whole("init_r", _INITIAL_RANK)
+    elif reader.has_rank("r"):
+        rank = reader.whole("r", 0)
+    if lycoris:
+        alpha = reader.number("alpha", DEFAULT_ALPHA)
+    elif peft_type == "ADALORA":
+        alpha = reader.number("lora_alpha", DEFAULT_ALPHA)
+    ranks = reader.pattern("rank_pattern") if lycoris else {}
+    alphas = reader.pattern("alpha_pattern") if lycoris else {}
+    return LoraSettings(
+        rank=rank,
+        alpha=alpha,
+        dropout=0.0,
+        use_rslora=False,
+        use_dora=False,
+        bias=reader.bias(),
+        lora_bias=False,
+        fan_in_fan_out=reader.flag("fan_in_fan_out"),
+        rank_pattern={key: int(value) for key, value in ranks.items()},
+        alpha_pattern={key: float(value) for key, value in alphas.items()},
+    )
+
+
 class _Reader:
     """Read fields of a configuration; note a reason and give the default where one is wrong.
 
@@ -131,7 +192,11 @@ class _Reader:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._config = config
+        self.peft_type = str(config.get("peft_type", LORA))
         self.reasons: list[str] = []
+
+    def has_rank(self, name: str) -> bool:
+        return _is_rank(self._config.get(name))
 
     def _wrong(self, name: str, expected: str) -> None:
         value = self._config[name]
@@ -193,6 +258,21 @@ class _Reader:
             self._wrong(name, "a list of names")
             return ()
         return tuple(dict.fromkeys(value))
+
+    def rows(self, name: str) -> dict[str, tuple[int, ...]]:
+        value = self._config.get(name)
+        if value is None:
+            return {}
+        lists = value if isinstance(value, dict) else {"": value}
+        for rows in lists.values():
+            whole = isinstance(rows, list) and all(
+                isinstance(row, int) and not isinstance(row, bool) and 0 <= row < 1 << 31
+                for row in rows
+            )
+            if not whole or len(set(rows)) != len(rows):
+                self._wrong(name, "a list of different row numbers, or one for each module")
+                return {}
+        return {str(key): tuple(rows) for key, rows in lists.items()}
 
     def pattern(self, name: str) -> dict[str, Any]:
         value = self._config.get(name)

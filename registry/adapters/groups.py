@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from adreg.registry.adapters.config import ConfigFields, rank_of
+from adreg.registry.adapters.config import ConfigFields, rank_of, rows_of
 from adreg.registry.adapters.keys import Meaning, read_key
 from adreg.registry.adapters.spec import AdapterTensor, LoraSettings, Part
+from adreg.registry.adapters.tuners import Tuner
 from adreg.registry.tensors import dtypes
 from adreg.registry.tensors.header import TensorInfo
 
@@ -18,30 +19,34 @@ _GATHER = "a run with ZeRO-3 or FSDP saves such when it does not gather its weig
 Group = Mapping[Part, AdapterTensor]
 
 
-def read_tensors(infos: Iterable[TensorInfo]) -> tuple[tuple[AdapterTensor, ...], list[str]]:
+def read_tensors(
+    infos: Iterable[TensorInfo], tuner: Tuner
+) -> tuple[tuple[AdapterTensor, ...], list[str]]:
     """Give each tensor its meaning, sorted by key; return the reasons for those without."""
     tensors: list[AdapterTensor] = []
     unknown: dict[str, list[str]] = defaultdict(list)
     reasons: list[str] = []
-    first: dict[tuple[str, Part, str], str] = {}
+    first: dict[tuple[str, Part, str, int], str] = {}
     wrapped: list[tuple[str, Meaning]] = []
     for info in sorted(infos, key=lambda info: info.name):
         try:
-            meaning = read_key(info.name)
+            meaning = read_key(info.name, tuner)
         except ValueError as error:
             unknown[str(error)].append(info.name)
             continue
-        place = (meaning.module, meaning.part, meaning.parameter)
+        place = (meaning.module, meaning.part, meaning.parameter, meaning.depth)
         if place in first:
             reasons.append(f"the tensors {first[place]!r} and {info.name!r} mean the same")
             continue
         first[place] = info.name
-        if info.dtype not in dtypes.FLOATS:
+        if info.dtype not in dtypes.FLOATS and meaning.part is not Part.TUNER:
             reasons.append(f"the tensor {info.name!r} is {info.dtype}, not a float type")
         if meaning.wraps and meaning.parameter != "bias":
             wrapped.append((info.name, meaning))
         tensors.append(
-            AdapterTensor(info.name, meaning.module, meaning.part, meaning.parameter, info)
+            AdapterTensor(
+                info.name, meaning.module, meaning.part, meaning.parameter, info, meaning.depth
+            )
         )
     carriers = {tensor.module for tensor in tensors if tensor.part is not Part.FULL}
     for key, meaning in wrapped:
@@ -60,22 +65,43 @@ def read_tensors(infos: Iterable[TensorInfo]) -> tuple[tuple[AdapterTensor, ...]
 
 def check_tensors(tensors: Iterable[AdapterTensor], fields: ConfigFields) -> list[str]:
     """Return a reason for each fault of shapes, pairs and ranks; none means that all is well."""
-    groups: dict[str, dict[Part, AdapterTensor]] = defaultdict(dict)
-    count = 0
-    for tensor in tensors:
-        count += 1
-        if tensor.part is not Part.FULL:
-            groups[tensor.module][tensor.part] = tensor
-    if not count:
-        return ["its weights file holds no tensors: the training run saved an empty adapter"]
-    if not groups and fields.targets:
-        return ["it has no LoRA tensors, though its configuration names target_modules"]
+    wraps: dict[tuple[str, int], dict[Part, AdapterTensor]] = defaultdict(dict)
+    tensors = tuple(tensors)
     reasons: list[str] = []
-    for module, group in groups.items():
-        reasons += _check_pairs(module, group) or _check_group(module, group, fields.lora)
+    for tensor in tensors:
+        if tensor.part is Part.ROWS:
+            reasons += _check_rows(tensor, fields)
+        elif tensor.part not in {Part.FULL, Part.TUNER}:
+            wraps[tensor.module, tensor.depth][tensor.part] = tensor
+    if not tensors:
+        return ["its weights file holds no tensors: the training run saved an empty adapter"]
+    if all(tensor.part is Part.FULL for tensor in tensors) and fields.targets and not fields.whole:
+        return ["it has no tensors of an adapter, though its configuration names target_modules"]
+    for (module, _), group in wraps.items():
+        # Ranks of stacked experts are known where the base says how many there are.
+        lora = None if _is_stack(module, fields.parameters) else fields.lora
+        reasons += _check_pairs(module, group) or _check_group(module, group, lora)
+    groups = {f"{module}{'.base_layer' * n}": group for (module, n), group in wraps.items()}
     if fields.lora is not None:
         reasons += _check_whole(groups, fields.lora)
     return reasons
+
+
+def _is_stack(module: str, parameters: tuple[str, ...]) -> bool:
+    parents = {parameter.rpartition(".")[0] for parameter in parameters}
+    return any(
+        not parent or module == parent or module.endswith(f".{parent}") for parent in parents
+    )
+
+
+def _check_rows(tensor: AdapterTensor, fields: ConfigFields) -> list[str]:
+    shape, rows = tensor.info.shape, rows_of(fields.rows, tensor.module)
+    if rows is None:
+        return [f"the configuration does not say which rows {tensor.key!r} replaces"]
+    if len(shape) != 2 or shape[0] != len(rows):
+        fault = f"has the shape {_text(shape)}, and the configuration numbers {len(rows)} rows"
+        return [f"the tensor {tensor.key!r} {fault}"]
+    return []
 
 
 def _check_pairs(module: str, group: Group) -> list[str]:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 from adreg.registry.adapters.refusals import TENSOR_WORDS
 from adreg.registry.adapters.spec import Part
+from adreg.registry.adapters.tuners import Tuner
 
+ROOT = "base_model."
 PREFIX = "base_model.model."
 
 _LORA = re.compile(
@@ -30,6 +32,8 @@ _LORA_PARTS: dict[tuple[str, str], Part] = {
     ("lora_magnitude_vector", ".weight"): Part.MAGNITUDE,
 }
 _SAVED = re.compile(r"(?P<module>.+)\.modules_to_save(?:\.default)?\.(?P<rest>.+)")
+_TOKENS = re.compile(r"(?P<module>.+?)(?:\.token_adapter)?\.trainable_tokens_delta(?:\.default)?")
+_NORMS = re.compile(r"(?P<module>.+)\.ln_tuning_layers(?:\.default)?\.(?P<parameter>[^.]+)")
 _FOREIGN = re.compile(r"(lora|hada|lokr|ia3|oft|boft|vera|adapter|prompt)_", re.IGNORECASE)
 
 
@@ -41,20 +45,43 @@ class Meaning:
     part: Part
     parameter: str
     wraps: bool = False
+    depth: int = 0
 
 
-def read_key(key: str) -> Meaning:
+def read_key(key: str, tuner: Tuner) -> Meaning:
     """Return what a tensor's name means; raise ValueError with the reason if nothing known."""
     name = key.removeprefix(PREFIX)
     parts = name.split(".")
     if not all(parts):
         raise ValueError("it has an empty part")
+    if match := _TOKENS.fullmatch(name):
+        return Meaning(_bare(match["module"]), Part.ROWS, "weight")
+    if match := _NORMS.fullmatch(name):
+        return Meaning(_bare(match["module"]), Part.FULL, match["parameter"])
+    if (meaning := _tuner(key, parts, tuner)) is not None:
+        return meaning
     for part in parts:
         if reason := TENSOR_WORDS.get(part):
             raise ValueError(reason)
-    if match := _LORA.fullmatch(name):
+    if tuner.plain_lora and (match := _LORA.fullmatch(name)):
         return _lora(match["module"], match["stem"], match["end"] or "")
     return _full(name)
+
+
+def _tuner(key: str, parts: list[str], tuner: Tuner) -> Meaning | None:
+    """Return the meaning of a tensor of another kind than LoRA; None if it is none of that."""
+    if tuner.plain_lora:
+        return None
+    if key.startswith(ROOT) and not key.startswith(PREFIX):
+        # What all modules share: VeRA's projections, VB-LoRA's vector bank.
+        return Meaning("", Part.TUNER, key.removeprefix(ROOT))
+    first = next((n for n, part in enumerate(parts) if part.startswith(tuner.prefix)), None)
+    if first is None:
+        return None
+    module, own = ".".join(parts[:first]), [part for part in parts[first:] if part != "default"]
+    if not module:
+        return Meaning("", Part.TUNER, ".".join(own))
+    return Meaning(_bare(module), Part.TUNER, ".".join(own))
 
 
 def _lora(module: str, stem: str, end: str) -> Meaning:
@@ -62,11 +89,12 @@ def _lora(module: str, stem: str, end: str) -> Meaning:
     if part is None:
         hint = "loralib's spelling" if not end else "a parameter that LoRA does not have"
         raise ValueError(f"'{stem}{end}' is {hint}")
-    if module.endswith(".base_layer"):
-        raise ValueError("it is a LoRA on a LoRA, from fused expert parameters")
+    depth = 0
+    while module.endswith(".base_layer"):
+        module, depth = module.removesuffix(".base_layer"), depth + 1
     # PEFT's MultiheadAttention keeps its out_proj behind base_layer.
     parameter = "bias" if part is Part.LORA_BIAS else "weight"
-    return Meaning(_bare(module), part, parameter)
+    return Meaning(_bare(module), part, parameter, depth=depth)
 
 
 def _full(name: str) -> Meaning:
@@ -76,7 +104,7 @@ def _full(name: str) -> Meaning:
     if not module:
         raise ValueError("it names no module")
     if any(_FOREIGN.match(part) for part in name.split(".")[-3:]):
-        raise ValueError("it is no tensor that PEFT's LoRA saves")
+        raise ValueError("it is no tensor that PEFT saves for this kind of adapter")
     wraps = module.endswith(".base_layer")
     return Meaning(_bare(module), Part.FULL, parameter, wraps)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from adreg.registry import digest, jsonio
-from adreg.registry.adapters import refusals
 from adreg.registry.adapters.card import read_licence
 from adreg.registry.adapters.config import parse_config
 from adreg.registry.adapters.files import (
@@ -23,6 +22,7 @@ from adreg.registry.adapters.files import (
 )
 from adreg.registry.adapters.groups import check_tensors, read_tensors
 from adreg.registry.adapters.spec import AdapterSpec
+from adreg.registry.adapters.tuners import refused_type, tuner_of
 from adreg.registry.adapters.values import check_values as find_bad_values
 from adreg.registry.digest import FileDigest
 from adreg.registry.errors import AdapterRefused, NotAnAdapter, PickleRefused
@@ -32,8 +32,8 @@ from adreg.registry.tensors.header import read_header
 __all__ = ["find_adapters", "read_adapter"]
 
 _CONVERT = (
-    "Load it with PEFT, from a source that you trust, and save it again with"
-    " save_pretrained(folder, safe_serialization=True)."
+    "Add it with `adreg add FOLDER --convert-pickle`, which reads it as nothing but tensors,"
+    " and use what was added."
 )
 _MAX_CONFIG = 16 << 20
 _SHOWN = 3
@@ -53,7 +53,7 @@ def read_adapter(
     peft_type = _check_type(folder, config)
     weights = read_header(files.kept[WEIGHTS])
     fields = parse_config(config)
-    tensors, unknown = read_tensors(weights.tensors)
+    tensors, unknown = read_tensors(weights.tensors, tuner_of(config))
     reasons = [*files.reasons, *fields.reasons, *unknown]
     if not unknown:
         reasons += check_tensors(tensors, fields)
@@ -80,6 +80,7 @@ def read_adapter(
         base_revision=fields.base_revision,
         peft_version=fields.peft_version,
         modules_to_save=fields.modules_to_save,
+        rows=fields.rows,
         tensors=tensors,
         weights=weights,
         licence=read_licence(folder),
@@ -114,7 +115,7 @@ def _sort(folder: Path) -> Sorted:
 
 def _file_advice(path: Path) -> str:
     if path.suffix == ".gguf":
-        return "GGUF adapters are not read; add the PEFT folder that it was made from."
+        return "Add it with `adreg add FILE --base BASE`, which converts it, and use that."
     if path.name in {CONFIG, WEIGHTS}:
         return f"Name its folder: {path.parent}"
     return "Name the folder that holds adapter_config.json."
@@ -146,7 +147,7 @@ def _no_config(folder: Path, names: set[str]) -> tuple[str, str]:
 def _no_weights(names: set[str]) -> tuple[str, str]:
     reason = f"it holds {CONFIG} but no {WEIGHTS}"
     if "adapters.safetensors" in names or "adapters.npz" in names:
-        return reason, "Its weights are mlx-lm's, which are not read; convert them to PEFT's form."
+        return reason, "Its weights are mlx-lm's: `adreg add FOLDER` converts them; use that."
     if any(name.startswith("adapter_model-") for name in names):
         return reason, "Its weights are in several files; PEFT reads and writes one."
     return reason, "Fetch or save the adapter again."
@@ -156,7 +157,9 @@ def _read_config(folder: Path, files: Sorted) -> dict[str, Any]:
     config = jsonio.read_object(files.kept[CONFIG], max_bytes=_MAX_CONFIG)
     if "fine_tune_type" in config and "peft_type" not in config:
         raise NotAnAdapter(
-            folder, "it is an mlx-lm adapter", "Convert it to PEFT's form and add that."
+            folder,
+            "it is an mlx-lm adapter",
+            "Add it with `adreg add FOLDER`, which converts it, and use what was added.",
         )
     return config
 
@@ -166,8 +169,8 @@ def _check_type(folder: Path, config: dict[str, Any]) -> str:
     if not isinstance(peft_type, str):
         said = "has no peft_type" if peft_type is None else f"has the peft_type {peft_type!r}"
         raise AdapterRefused(folder, (f"its {CONFIG} {said}, which must be text like 'LORA'",))
-    if reason := refusals.refused_type(peft_type):
-        raise AdapterRefused(folder, (reason,), refusals.PEFT_TYPES_ADVICE)
+    if reason := refused_type(config):
+        raise AdapterRefused(folder, (reason,), "Use it with PEFT, on its base.")
     return peft_type
 
 

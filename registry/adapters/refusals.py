@@ -10,45 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-PEFT_TYPES_ADVICE = "This release reads LoRA, with rsLoRA and DoRA; merge this one with PEFT."
-
-_PROMPTS = "it adds virtual tokens to the input and has nothing to merge into weights"
-_ROUTED = "it chooses between adapters for each input, so no one set of weights can hold it"
-
-PEFT_TYPES: Mapping[str, str] = {
-    "PROMPT_TUNING": _PROMPTS,
-    "MULTITASK_PROMPT_TUNING": _PROMPTS,
-    "P_TUNING": _PROMPTS,
-    "PREFIX_TUNING": _PROMPTS,
-    "ADAPTION_PROMPT": _PROMPTS,
-    "CPT": _PROMPTS,
-    "CARTRIDGE": _PROMPTS,
-    "POLY": _ROUTED,
-    "XLORA": _ROUTED,
-}
-"""Values of ``peft_type`` that can never be merged; all others but LORA are not understood yet."""
-
-MERGEABLE_TYPE = "LORA"
-
 SETTINGS: Mapping[str, str] = {
-    "trainable_token_indices": "single trained token rows are not understood yet",
-    "target_parameters": "adapters of fused expert parameters are not understood yet",
     "layer_replication": "it repeats layers of the base, which is then another model",
     "alora_invocation_tokens": "activated LoRA applies from a token on, so it cannot be merged",
     "use_qalora": "QA-LoRA pools its inputs, so it cannot be merged",
-    "use_bdlora": "block-diagonal LoRA is not understood yet",
     "arrow_config": "Arrow routes each token to other adapters, so it cannot be merged",
-    "kasa_config": "KaSA truncates the base's weights when it is loaded",
-    "velora_config": "VeLoRA is not understood yet",
-    "monteclora_config": "MonteCLoRA is not understood yet",
     "megatron_config": "Megatron's parallel layers are not understood yet",
     "enable_lora": "the merged linear layers of PEFT 0.1 are not understood",
 }
 """Settings of a LoRA configuration that change what its tensors mean, when they are set."""
 
-_EMPTY_MEANS_UNSET = frozenset(
-    {"trainable_token_indices", "target_parameters", "layer_replication", "enable_lora"}
-)
+_EMPTY_MEANS_UNSET = frozenset({"layer_replication", "enable_lora"})
 """Lists that change nothing when empty. An empty object turns a sub-configuration on, and an
 empty alora_invocation_tokens is not None for PEFT (tuners/lora/config.py, ``__post_init__``)."""
 
@@ -58,8 +30,8 @@ _MUTATES = (
 )
 
 INITIALISATIONS: Mapping[str, str] = {
-    "pissa": _MUTATES,
-    "olora": _MUTATES,
+    "pissa_niter_": "takes a random decomposition of W away, which cannot be made again;"
+    " save it with path_initial_model_for_weight_conversion to make it an ordinary LoRA",
     "corda": _MUTATES,
     "lora_ga": _MUTATES,
     "loftq": "is made for the quantised base that it was trained on, not for the 16-bit one",
@@ -68,17 +40,16 @@ INITIALISATIONS: Mapping[str, str] = {
 and the like). PEFT's own conversion sets it back to True and doubles r (peft_model.py,
 ``save_pretrained``), so a converted adapter passes."""
 
-_HARMLESS = frozenset({"gaussian", "eva", "orthogonal", "mica"})
-"""Initialisations that fill only the adapter's own tensors; MiCA freezes B and saves it."""
+_UNDERSTOOD = frozenset({"gaussian", "eva", "orthogonal", "mica", "pissa", "olora"})
+"""Initialisations that fill only the adapter's own tensors (MiCA freezes B and saves it), and
+those that take a decomposition of W alone away from W, which is made again at the merge."""
 
 TENSOR_WORDS: Mapping[str, str] = {
-    "token_adapter": SETTINGS["trainable_token_indices"],
-    "trainable_tokens_delta": SETTINGS["trainable_token_indices"],
-    "lora_diag": SETTINGS["kasa_config"],
-    "lora_velora_embed": SETTINGS["velora_config"],
-    "lora_monteclora_sampler": SETTINGS["monteclora_config"],
-    "lora_E": "AdaLoRA is not understood yet",
-    "ranknum": "AdaLoRA is not understood yet",
+    "lora_diag": "it is KaSA's, but kasa_config is not set",
+    "lora_velora_embed": "it is VeLoRA's, but velora_config is not set",
+    "lora_monteclora_sampler": "it is MonteCLoRA's, but monteclora_config is not set",
+    "lora_E": "it is AdaLoRA's, but peft_type is another",
+    "ranknum": "it is AdaLoRA's, but peft_type is another",
     "lora_a": "this is mlx-lm's spelling, not PEFT's",
     "lora_b": "this is mlx-lm's spelling, not PEFT's",
     "lora_up": "this is kohya's spelling, not PEFT's",
@@ -87,14 +58,6 @@ TENSOR_WORDS: Mapping[str, str] = {
     "original_module": "it is a copy of the base's module, from a raw dump of the model",
 }
 """Parts of tensor names that are known and not understood, with what they are."""
-
-
-def refused_type(peft_type: str) -> str | None:
-    """Return why adapters of this ``peft_type`` are refused, None for LoRA."""
-    if peft_type == MERGEABLE_TYPE:
-        return None
-    reason = PEFT_TYPES.get(peft_type, "this kind is not understood yet")
-    return f"its peft_type is {peft_type!r}: {reason}"
 
 
 def refused_settings(config: Mapping[str, Any]) -> list[str]:
@@ -118,6 +81,6 @@ def refused_initialisation(config: Mapping[str, Any]) -> str | None:
     for beginning, reason in INITIALISATIONS.items():
         if value.lower().startswith(beginning):
             return f"init_lora_weights is {value!r}, which {reason}"
-    if value.lower() not in _HARMLESS:
+    if value.lower() not in _UNDERSTOOD:
         return f"init_lora_weights is {value!r}, which is not known to leave the base as it is"
     return None

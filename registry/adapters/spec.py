@@ -29,6 +29,10 @@ class Part(Enum):
     """DoRA's m: (out,) of a linear layer, (dim,) of an embedding, (1, out, 1...) of a kernel."""
     FULL = "full"
     """A whole parameter that replaces the base's: modules_to_save, a trained bias, an embedding."""
+    ROWS = "trainable_tokens_delta"
+    """(n, dim): takes the place of n rows, which the configuration numbers."""
+    TUNER = "tuner"
+    """A parameter of another kind of adapter; of all modules together when ``module`` is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,9 @@ class AdapterTensor:
 
     ``module`` is the full name of the module in the model's memory, without
     ``base_model.model.`` (``model.layers.0.self_attn.q_proj``). For FULL,
-    ``parameter`` is what it replaces there (``weight``, ``bias``).
+    ``parameter`` is what it replaces there (``weight``, ``bias``); for TUNER its own
+    name (``hada_w1_a``). ``depth`` counts PEFT's wrappers around wrappers: adapters of
+    several parameters of one module nest, the first one innermost.
     """
 
     key: str
@@ -45,11 +51,15 @@ class AdapterTensor:
     part: Part
     parameter: str
     info: TensorInfo
+    depth: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class LoraSettings:
-    """The LoRA hyperparameters of a configuration, with PEFT's defaults filled in."""
+    """The hyperparameters of a configuration, with PEFT's defaults for LoRA filled in.
+
+    ``rank`` is 0 for kinds of adapter that have none.
+    """
 
     rank: int
     alpha: float
@@ -68,6 +78,7 @@ class AdapterSpec:
     """A checked adapter: its configuration, its tensors by meaning, and the files it is made of.
 
     ``base_hint`` is base_model_name_or_path: a hint at best, often a local path.
+    ``rows`` are the numbers of single trained rows (see ``rows_of``).
     ``files`` are all files that are kept (relative name, digest, bytes), the weights
     included; ``left_out`` are the others of its folder, each with the reason.
     """
@@ -82,6 +93,7 @@ class AdapterSpec:
     base_revision: str | None
     peft_version: str | None
     modules_to_save: tuple[str, ...]
+    rows: Mapping[str, tuple[int, ...]]
     tensors: tuple[AdapterTensor, ...]
     weights: TensorFile
     licence: str | None
@@ -95,14 +107,17 @@ class AdapterSpec:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The last names of the modules that carry LoRA tensors, sorted: ``q_proj``, ``v_proj``."""
-        leaves = {t.module.rpartition(".")[2] for t in self.tensors if t.part is not Part.FULL}
-        return tuple(sorted(leaves))
+        """The last names of the modules that carry an adapter, sorted: ``q_proj``, ``v_proj``."""
+        return tuple(sorted({module.rpartition(".")[2] for module in self._modules}))
 
     @property
     def target_count(self) -> int:
-        """The number of modules that carry LoRA tensors."""
-        return len({t.module for t in self.tensors if t.part is not Part.FULL})
+        """The number of modules that carry an adapter."""
+        return len(self._modules)
+
+    @property
+    def _modules(self) -> set[str]:
+        return {t.module for t in self.tensors if t.part is not Part.FULL and t.module}
 
     @property
     def dtype(self) -> str:
@@ -111,10 +126,3 @@ class AdapterSpec:
         for tensor in self.tensors:
             counts[tensor.info.dtype] = counts.get(tensor.info.dtype, 0) + tensor.info.count
         return max(counts, key=lambda code: (counts[code], code))
-
-    def rank_of(self, module: str) -> int:
-        """Return the rank that the tensors of a module have."""
-        for tensor in self.tensors:
-            if tensor.module == module and tensor.part in {Part.LORA_A, Part.EMBEDDING_A}:
-                return tensor.info.shape[0]
-        raise KeyError(module)

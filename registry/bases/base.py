@@ -6,15 +6,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adreg.registry import digest, jsonio
 from adreg.registry.adapters.card import read_licence
 from adreg.registry.adapters.files import link_fault
 from adreg.registry.bases import hf_cache, quantised
+from adreg.registry.bases.memory import Memory, memory_pieces
 from adreg.registry.bases.tied import is_tied
-from adreg.registry.errors import BaseRefused, TensorFileBroken
-from adreg.registry.tensors.checkpoint import INDEX, SINGLE, Layout, read_layout
+from adreg.registry.errors import BaseRefused, InputRefused, TensorFileBroken
+from adreg.registry.tensors.checkpoint import (
+    INDEX,
+    PICKLED,
+    PICKLED_INDEX,
+    SINGLE,
+    Layout,
+    read_layout,
+)
+
+if TYPE_CHECKING:
+    from adreg.registry.tensors.arrays import Array, TensorReader
+    from adreg.registry.tensors.quantised.decoder import Decoder
 
 CONFIG = "config.json"
 
@@ -67,11 +79,7 @@ Optimizers, schedulers, random states and training_args are ``*.bin``, ``*.pt`` 
 TEMPLATES = "additional_chat_templates"
 """The one folder that belongs to a checkpoint (transformers 5.23, CHAT_TEMPLATE_DIR)."""
 
-_SIXTEEN = "Use the 16-bit model that it was made from; adapters trained on it fit that one."
-_CONVERT = (
-    "Load it with transformers, from a source that you trust, and save it again with"
-    " save_pretrained(folder)."
-)
+_SIXTEEN = "Use the 16-bit model that it was made from"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +89,14 @@ class Base:
     ``dtype`` is the safetensors code of most elements; ``architecture`` the first of the
     configuration's ``architectures``. ``side_files`` are the names of the files, relative
     to ``folder``, that belong in a merged checkpoint too; ``code_files`` are Python files,
-    which are named and never run. ``revision`` is a commit of ``hub_repo``; both are None
+    which are named and never run. ``decoders`` read the tensors of ``layout`` that are not
+    stored as it says, by name. ``revision`` is a commit of ``hub_repo``; both are None
     outside the Hugging Face cache.
     """
 
     folder: Path
     layout: Layout = field(repr=False)
+    memory: Memory = field(repr=False)
     config: Mapping[str, Any] = field(repr=False)
     architecture: str | None
     model_type: str | None
@@ -101,34 +111,54 @@ class Base:
     revision: str | None
     side_files: tuple[str, ...]
     code_files: tuple[str, ...]
+    decoders: Mapping[str, Decoder] = field(default_factory=dict, repr=False)
+
+    def read(self, reader: TensorReader, name: str, start: int, stop: int) -> Array:
+        """Read elements [start, stop) of a float tensor, flat, decoded where it is quantised.
+
+        In the dtype that it is stored in, or float32 where it is decoded.
+        """
+        if decoder := self.decoders.get(name):
+            return decoder.read(reader, start, stop)
+        file, info = self.layout.places[name]
+        return reader.read(file.path, info, start, stop)
 
 
-def read_base(folder: Path) -> Base:
+def read_base(folder: Path, *, dequantize: bool = False) -> Base:
     """Read a base's configuration and headers, not its weights.
 
-    Raises BaseRefused for what is no usable base, with how to get one; JsonBroken and
-    TensorFileBroken for files that lie.
+    A quantised one is refused, or with ``dequantize`` described as the checkpoint of 16
+    bits that its weights decode to: ``decoders`` then read those.
+
+    Weights may be safetensors or, where there are none, files of torch.save. Raises
+    BaseRefused for what is no usable base, with how to get one; JsonBroken and
+    TensorFileBroken for files that lie; PickleRefused for a pickle that asks for more
+    than tensors.
     """
     names = _names(folder)
     _check_names(folder, names)
     config = jsonio.read_object(folder / CONFIG)
     layout = _read_layout(folder)
+    known = hf_cache.identify(folder)
+    decoders: Mapping[str, Decoder] = {}
     if how := quantised.scheme(config, layout):
-        raise BaseRefused(folder, f"its weights are quantised ({how})", _SIXTEEN)
+        if not dequantize:
+            raise _quantised(folder, how, config, layout, known[0] if known else None)
+        layout, decoders, config = _dequantised(folder, layout, config)
     if not layout.nbytes:
         raise BaseRefused(folder, "it has no weights: its headers name no elements")
-    architecture = _architecture(folder, config)
+    architecture, model_type = _architecture(folder, config), _text(folder, config, "model_type")
     counts: dict[str, int] = {}
     for tensor in layout:
         counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.count
-    known = hf_cache.identify(folder)
-    side_files, code_files = _side_files(folder, names)
+    side_files, code_files = _side_files(folder, names - quantised.FILES.keys() if how else names)
     return Base(
         folder=folder,
         layout=layout,
+        memory=memory_pieces(layout, model_type, config, architecture),
         config=config,
         architecture=architecture,
-        model_type=_text(folder, config, "model_type"),
+        model_type=model_type,
         dtype=max(counts, key=lambda code: (counts[code], code)),
         parameters=layout.parameters,
         nbytes=layout.nbytes,
@@ -140,7 +170,32 @@ def read_base(folder: Path) -> Base:
         revision=known[1] if known else None,
         side_files=side_files,
         code_files=code_files,
+        decoders=decoders,
     )
+
+
+def _dequantised(
+    folder: Path, layout: Layout, config: Mapping[str, Any]
+) -> tuple[Layout, Mapping[str, Decoder], dict[str, Any]]:
+    # Only this needs numpy, and listings must start fast.
+    from adreg.registry.bases.dequantised import dequantised  # noqa: PLC0415
+
+    return dequantised(layout, quantised.with_file(config, folder))
+
+
+def _quantised(
+    folder: Path, how: str, config: Mapping[str, Any], layout: Layout, hub_repo: str | None
+) -> BaseRefused:
+    """Return the refusal of a quantised base, which names the ways out."""
+    name = quantised.original(how, config.get("_name_or_path"), hub_repo)
+    way = f"{_SIXTEEN} (by its name {name})" if name else _SIXTEEN
+    try:
+        _dequantised(folder, layout, config)
+    except InputRefused:
+        advice = f"{way}; adapters trained on it fit that one."
+    else:
+        advice = f"{way}, or pass --dequantize to decode it into 16 bits."
+    return BaseRefused(folder, f"its weights are quantised ({how})", advice)
 
 
 def _names(folder: Path) -> set[str]:
@@ -164,13 +219,13 @@ def _check_names(folder: Path, names: set[str]) -> None:
     if "model_index.json" in names:
         advice = "Name one of its parts, such as its transformer or text_encoder folder."
         raise BaseRefused(folder, "it is a diffusers pipeline", advice)
+    weights = weights or names & {PICKLED, PICKLED_INDEX}
     if not weights:
         raise BaseRefused(folder, *_no_weights(names))
     if len(weights) == 2:
         # transformers takes the single file then, and other tools the shards.
-        raise BaseRefused(
-            folder, f"it holds both {SINGLE} and {INDEX}", "Remove the one that is not meant."
-        )
+        both = " and ".join(sorted(weights))
+        raise BaseRefused(folder, f"it holds both {both}", "Remove the one that is not meant.")
     if CONFIG not in names:
         raise BaseRefused(
             folder,
@@ -181,7 +236,10 @@ def _check_names(folder: Path, names: set[str]) -> None:
 
 def _no_weights(names: set[str]) -> tuple[str, str]:
     if any(name.startswith("pytorch_model") for name in names):
-        return "its weights are only there as a pickle (pytorch_model.bin)", _CONVERT
+        return (
+            f"it holds shards of {PICKLED} but no {PICKLED_INDEX}",
+            "Fetch the model again: the download is not complete.",
+        )
     if any(name.endswith(".gguf") for name in names):
         return "its weights are GGUF", "Use the safetensors model that it was made from."
     if any(name.endswith(".safetensors") for name in names):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import Enum
 
-from adreg.registry.adapters.config import scale_of
+from adreg.registry.adapters.config import rows_of, scale_of
 from adreg.registry.adapters.spec import AdapterSpec, AdapterTensor, Part
 from adreg.registry.bases.base import Base
-from adreg.registry.bases.diskname import Rewriting, find_embedding, find_rewriting, head_name
+from adreg.registry.bases.diskname import resolve
+from adreg.registry.bases.fit_experts import place_experts, target_parameters
+from adreg.registry.bases.fit_others import place_others
+from adreg.registry.bases.placement import Fit, Fitting, Kind, Placement, shape_text
 from adreg.registry.tensors import dtypes
 
 _CONV1D_TYPES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"})
@@ -18,104 +19,61 @@ _CONV1D_LEAVES = frozenset({"c_attn", "q_attn", "c_proj", "c_fc"})
 """Modules that are transformers' Conv1D, whose weight is (in, out): transformers 5.23."""
 
 
-class Kind(Enum):
-    """How a placed group of adapter tensors changes its target."""
-
-    LINEAR = "linear"
-    """W (out, in) += s * B A"""
-    CONV1D = "conv1d"
-    """W (in, out) += s * (B A)^T"""
-    EMBEDDING = "embedding"
-    """W (vocabulary, dim) += s * (B A)^T"""
-    CONVOLUTION = "convolution"
-    """W (out, in, k...) += s * B A, on the (out, in * k...) view"""
-    BIAS = "bias"
-    """b += s * B's bias"""
-    FULL = "full"
-    """the tensor itself takes the place of the base's"""
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """A group of adapter tensors and the one base tensor that it changes.
-
-    ``target`` is a name on disk. ``source`` is the base tensor that W is read from: the
-    target itself; the input embedding, when the target is a tied head that the
-    checkpoint does not hold; None, when the base has no such tensor and FULL adds it.
-    ``scale`` is alpha/r or alpha/sqrt(r); 1 for FULL.
-    """
-
-    kind: Kind
-    target: str
-    source: str | None
-    tensors: tuple[AdapterTensor, ...]
-    scale: float
-
-    def part(self, *parts: Part) -> AdapterTensor | None:
-        """Return its tensor of one of these parts, if it has one."""
-        return next((tensor for tensor in self.tensors if tensor.part in parts), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """All placements of an adapter in a base, and what does not fit, tensor by tensor."""
-
-    placements: tuple[Placement, ...]
-    faults: tuple[str, ...]
-
-
-@dataclass
-class _Fitting:
-    """A fit in the making."""
-
-    spec: AdapterSpec
-    base: Base
-    rewriting: Rewriting
-    conv1d_by_shape: bool = False
-    placements: list[Placement] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
-
-
 def fit(spec: AdapterSpec, base: Base) -> Fit:
     """Place every tensor of an adapter in a base; nothing is left out silently.
 
     Each tensor is in just one placement or named in a fault.
     """
-    names = {f"{t.module}.{t.parameter}" for t in spec.tensors}
-    state = _Fitting(spec, base, find_rewriting(names, base.layout))
-    groups: dict[str, dict[Part, AdapterTensor]] = defaultdict(dict)
+    state = Fitting(spec, base, resolve(_names(spec), base.memory, base.layout))
+    groups: dict[str, dict[int, dict[Part, AdapterTensor]]] = defaultdict(lambda: defaultdict(dict))
+    others: dict[str, dict[str, AdapterTensor]] = defaultdict(dict)
     for tensor in spec.tensors:
         if tensor.part is Part.FULL:
             _place_full(state, tensor)
+        elif tensor.part is Part.ROWS:
+            _place_rows(state, tensor)
+        elif tensor.part is Part.TUNER:
+            others[tensor.module][tensor.parameter] = tensor
         else:
-            groups[tensor.module][tensor.part] = tensor
-    state.conv1d_by_shape = _conv1d_by_shape(state, groups)
-    for module, parts in groups.items():
-        _place_lora(state, module, parts)
+            groups[tensor.module][tensor.depth][tensor.part] = tensor
+    plain = {module: wraps[0] for module, wraps in groups.items() if wraps.keys() == {0}}
+    state.conv1d_by_shape = _conv1d_by_shape(state, plain)
+    for module, wraps in groups.items():
+        if module in plain and (not target_parameters(spec) or state.source(f"{module}.weight")[1]):
+            _place_lora(state, module, wraps[0])
+        else:
+            place_experts(state, module, wraps)
+    place_others(state, others, _is_conv1d)
     return Fit(tuple(state.placements), tuple(state.faults))
 
 
-def _source(state: _Fitting, name: str) -> tuple[str, str | None]:
-    """Return the name on disk and the tensor to read, None when the base has none."""
-    layout = state.base.layout
-    target = name if name in layout else state.rewriting(name)
-    if target in layout:
-        return target, target
-    if state.base.tied and name == head_name(state.base.architecture):
-        return name, find_embedding(layout)
-    return name, None
+def _names(spec: AdapterSpec) -> set[str]:
+    """Return the parameters that an adapter is for, as it names them."""
+    names = set()
+    for tensor in spec.tensors:
+        if tensor.part is Part.FULL:
+            names.add(f"{tensor.module}.{tensor.parameter}")
+        elif tensor.module:
+            names.add(f"{tensor.module}.weight")
+    modules = {t.module for t in spec.tensors if t.part in {Part.LORA_A, Part.LORA_B}}
+    for target in target_parameters(spec):
+        parent, _, leaf = target.rpartition(".")
+        wrapped = {m for m in modules if not parent or m == parent or m.endswith(f".{parent}")}
+        names -= {f"{module}.weight" for module in wrapped}
+        names |= {f"{module}.{leaf}" for module in wrapped}
+    return names
 
 
-def _place_full(state: _Fitting, tensor: AdapterTensor) -> None:
+def _place_full(state: Fitting, tensor: AdapterTensor) -> None:
     name = f"{tensor.module}.{tensor.parameter}"
-    target, source = _source(state, name)
+    target, source = state.source(name)
     if source is None:
         # A new head comes with modules_to_save; anything else that the base lacks is
         # a sign of the wrong base. Configs omit the list at times, task types do not.
         leaf = tensor.module.rpartition(".")[2]
         saved = {kept.rpartition(".")[2] for kept in state.spec.modules_to_save}
         if not (saved & set(tensor.module.split(".")) or leaf in {"score", "classifier"}):
-            state.faults.append(f"the base has no tensor {name!r} for {tensor.key!r}")
+            state.faults.append(state.absent(name, tensor.key))
             return
         state.placements.append(Placement(Kind.FULL, target, None, (tensor,), 1.0))
         return
@@ -125,18 +83,41 @@ def _place_full(state: _Fitting, tensor: AdapterTensor) -> None:
         return
     if shape != tensor.info.shape:
         state.faults.append(
-            f"{tensor.key!r} has the shape {_text(tensor.info.shape)},"
-            f" the base's {source!r} has {_text(shape)}"
+            f"{tensor.key!r} has the shape {shape_text(tensor.info.shape)},"
+            f" the base's {source!r} has {shape_text(shape)}"
         )
         return
     state.placements.append(Placement(Kind.FULL, target, source, (tensor,), 1.0))
 
 
-def _place_lora(state: _Fitting, module: str, parts: Mapping[Part, AdapterTensor]) -> None:
-    first = next(iter(parts.values()))
-    target, source = _source(state, f"{module}.weight")
+def _place_rows(state: Fitting, tensor: AdapterTensor) -> None:
+    name = f"{tensor.module}.weight"
+    target, source = state.source(name)
+    numbers = rows_of(state.spec.rows, tensor.module) or ()
     if source is None:
-        state.faults.append(f"the base has no tensor '{module}.weight' for {first.key!r}")
+        state.faults.append(state.absent(name, tensor.key))
+        return
+    info = state.base.layout[source]
+    if info.dtype not in dtypes.FLOATS:
+        state.faults.append(f"{tensor.key!r} cannot replace rows of {source!r}: it is {info.dtype}")
+    elif len(info.shape) != 2 or info.shape[1] != tensor.info.shape[1]:
+        state.faults.append(
+            f"{tensor.key!r} has rows of {tensor.info.shape[1]},"
+            f" the base's {source!r} has {shape_text(info.shape)}"
+        )
+    elif max(numbers, default=0) >= info.shape[0]:
+        state.faults.append(
+            f"{tensor.key!r} is for row {max(numbers)}, the base's {source!r} has {info.shape[0]}"
+        )
+    else:
+        state.placements.append(Placement(Kind.ROWS, target, source, (tensor,), numbers=numbers))
+
+
+def _place_lora(state: Fitting, module: str, parts: Mapping[Part, AdapterTensor]) -> None:
+    first = next(iter(parts.values()))
+    target, source = state.source(f"{module}.weight")
+    if source is None:
+        state.faults.append(state.absent(f"{module}.weight", first.key))
         return
     info = state.base.layout[source]
     if info.dtype not in dtypes.FLOATS:
@@ -146,8 +127,8 @@ def _place_lora(state: _Fitting, module: str, parts: Mapping[Part, AdapterTensor
     if kind is None:
         a, b = _factors(parts)
         state.faults.append(
-            f"{first.key!r} makes a delta of {_text(_delta_shape(a, b))},"
-            f" the base's {source!r} has {_text(info.shape)}"
+            f"{first.key!r} makes a delta of {shape_text(_delta_shape(a, b))},"
+            f" the base's {source!r} has {shape_text(info.shape)}"
         )
         return
     scale = scale_of(state.spec.lora, module)
@@ -158,9 +139,9 @@ def _place_lora(state: _Fitting, module: str, parts: Mapping[Part, AdapterTensor
         _place_bias(state, module, bias, scale)
 
 
-def _place_bias(state: _Fitting, module: str, bias: AdapterTensor, scale: float) -> None:
+def _place_bias(state: Fitting, module: str, bias: AdapterTensor, scale: float) -> None:
     # PEFT 0.21 refuses lora_bias where the base layer has no bias (tuners/lora/layer.py).
-    target, source = _source(state, f"{module}.bias")
+    target, source = state.source(f"{module}.bias")
     if source is None or state.base.layout[source].shape != bias.info.shape:
         state.faults.append(f"the base has no fitting '{module}.bias' for {bias.key!r}")
         return
@@ -179,7 +160,7 @@ def _delta_shape(a: AdapterTensor, b: AdapterTensor) -> tuple[int, ...]:
 
 
 def _kind(
-    state: _Fitting,
+    state: Fitting,
     module: str,
     parts: Mapping[Part, AdapterTensor],
     shape: tuple[int, ...],
@@ -195,16 +176,19 @@ def _kind(
     if len(delta) != 2:
         return None
     square = delta[0] == delta[1]
-    leaf = module.rpartition(".")[2]
-    conv1d = state.conv1d_by_shape or (
-        state.base.model_type in _CONV1D_TYPES and leaf in _CONV1D_LEAVES
-    )
-    if shape == delta and not (square and conv1d):
+    if shape == delta and not (square and _is_conv1d(state, module)):
         return Kind.LINEAR
     return Kind.CONV1D if shape == delta[::-1] else None
 
 
-def _conv1d_by_shape(state: _Fitting, groups: Mapping[str, Mapping[Part, AdapterTensor]]) -> bool:
+def _is_conv1d(state: Fitting, module: str) -> bool:
+    leaf = module.rpartition(".")[2]
+    return state.conv1d_by_shape or (
+        state.base.model_type in _CONV1D_TYPES and leaf in _CONV1D_LEAVES
+    )
+
+
+def _conv1d_by_shape(state: Fitting, groups: Mapping[str, Mapping[Part, AdapterTensor]]) -> bool:
     """Whether the modules that are not square show that this base stores (in, out).
 
     The configuration's fan_in_fan_out cannot tell: it stands true on nn.Linear bases
@@ -212,14 +196,10 @@ def _conv1d_by_shape(state: _Fitting, groups: Mapping[str, Mapping[Part, Adapter
     """
     votes = set()
     for module, parts in groups.items():
-        _, source = _source(state, f"{module}.weight")
+        _, source = state.source(f"{module}.weight")
         if source is None or Part.LORA_A not in parts:
             continue
         shape, delta = state.base.layout[source].shape, _delta_shape(*_factors(parts))
         if len(shape) == 2 and shape[0] != shape[1]:
             votes.add(shape == delta[::-1])
     return votes == {True}
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return "(" + ", ".join(map(str, shape)) + ")"

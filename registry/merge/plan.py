@@ -6,57 +6,26 @@ has just one job, or planning refuses and names what is left over.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from adreg.registry.adapters.spec import AdapterSpec, Part
+from adreg.registry.adapters.spec import AdapterSpec
 from adreg.registry.bases.base import Base
-from adreg.registry.bases.diskname import find_embedding, head_name
-from adreg.registry.bases.fit import Kind, Placement, fit
+from adreg.registry.bases.diskname import find_embedding, find_head, head_name
+from adreg.registry.bases.fit import fit
+from adreg.registry.bases.placement import Placement
 from adreg.registry.errors import Incompatible, MergeRefused
 from adreg.registry.merge.headed import headed_architecture
+from adreg.registry.merge.steps import contribution
+from adreg.registry.merge.terms import Contribution, LowRank
 from adreg.registry.tensors import dtypes
 from adreg.registry.tensors.encode import Entry, encode_header, shard_names, spread
 
 Action = Literal["copy", "cast", "merge", "replace", "add"]
 Precision = Literal["float32", "float64"]
-
-
-@dataclass(frozen=True, slots=True)
-class LowRank:
-    """s * L R on the 2-D view of a tensor: L (rows, r) and R (r, columns).
-
-    ``left`` and ``right`` are adapter keys; a transposed one is stored the other way
-    round. With ``magnitude`` it is DoRA: the sum of W and the product is then scaled so
-    that the norm of each row ("rows") or column ("columns") is the stored magnitude
-    (Liu et al., 2024, arXiv 2402.09353; peft 0.21.2, tuners/lora/variants.py).
-    """
-
-    left: str
-    left_transposed: bool
-    right: str
-    right_transposed: bool
-    rank: int
-    scale: float
-    magnitude: str | None = None
-    norm_of: Literal["rows", "columns"] = "rows"
-
-
-@dataclass(frozen=True, slots=True)
-class Contribution:
-    """What one adapter does to one tensor: its delta is taken ``weight`` times.
-
-    The delta is y - W with y = ``full`` (or W), plus the low-rank products, plus the
-    scaled ``biases`` (adapter key, scale).
-    """
-
-    adapter: int
-    weight: float
-    full: str | None = None
-    low_rank: tuple[LowRank, ...] = ()
-    biases: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +41,22 @@ class Job:
     action: Action
     source: str | None
     contributions: tuple[Contribution, ...] = ()
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """The 2-D view (rows, columns) that it is worked on in.
+
+        A vector is one column, a kernel is flattened, a stack of experts' matrices has the
+        rows of all.
+        """
+        stacked = len(self.shape) == 3 and any(
+            isinstance(term, LowRank) and term.rows is not None
+            for one in self.contributions
+            for term in one.terms
+        )
+        if stacked:
+            return self.shape[0] * self.shape[1], self.shape[2]
+        return (self.shape[0] if self.shape else 1), math.prod(self.shape[1:])
 
     @property
     def entry(self) -> Entry:
@@ -195,7 +180,7 @@ def _change(
     dtype: str | None,
 ) -> Job:
     contributions = tuple(
-        _contribution(number, inputs[number].weight, placements)
+        contribution(number, inputs[number].weight, placements)
         for number, placements in sorted(groups.items())
     )
     first = next(iter(groups.values()))[0]
@@ -203,8 +188,8 @@ def _change(
         info = base.layout[first.source]
         out = _out_dtype(info.dtype, dtype)
         only = contributions[0]
-        alone = len(contributions) == 1 and only.weight == 1 and only.full is not None
-        action: Action = "replace" if alone and not only.low_rank else "merge"
+        alone = len(contributions) == 1 and only.weight == 1
+        action: Action = "replace" if alone and only.replaces else "merge"
         return Job(target, out, info.shape, action, first.source, contributions)
     if len(contributions) > 1 or contributions[0].weight != 1:
         raise MergeRefused(
@@ -214,40 +199,6 @@ def _change(
     tensor = first.tensors[0]
     out = _out_dtype(base.dtype, dtype)
     return Job(target, out, tensor.info.shape, "add", None, contributions)
-
-
-def _contribution(number: int, weight: float, placements: list[Placement]) -> Contribution:
-    full: str | None = None
-    terms: list[LowRank] = []
-    biases: list[tuple[str, float]] = []
-    for placement in placements:
-        if placement.kind is Kind.FULL:
-            full = placement.tensors[0].key
-        elif placement.kind is Kind.BIAS:
-            biases.append((placement.tensors[0].key, placement.scale))
-        else:
-            terms.append(_low_rank(placement))
-    return Contribution(number, weight, full, tuple(terms), tuple(biases))
-
-
-def _low_rank(placement: Placement) -> LowRank:
-    a = placement.part(Part.LORA_A, Part.EMBEDDING_A)
-    b = placement.part(Part.LORA_B, Part.EMBEDDING_B)
-    m = placement.part(Part.MAGNITUDE)
-    if a is None or b is None:
-        raise TypeError(f"a {placement.kind} without both factors")
-    plain = placement.kind in {Kind.LINEAR, Kind.CONVOLUTION}  # B A, and not its transpose
-    left, right = (b, a) if plain else (a, b)
-    return LowRank(
-        left=left.key,
-        left_transposed=not plain,
-        right=right.key,
-        right_transposed=not plain,
-        rank=a.info.shape[0],
-        scale=placement.scale,
-        magnitude=None if m is None else m.key,
-        norm_of="rows" if plain else "columns",
-    )
 
 
 def _out_dtype(dtype: str, wanted: str | None) -> str:
@@ -261,10 +212,19 @@ def _untie(base: Base, inputs: Sequence[Input], changes: dict[str, Job], dtype: 
     nor the other way round: the head keeps the base's embedding. A checkpoint that
     stays tied would share the change (peft#2018, #2777).
     """
-    head, embedding = head_name(base.architecture), find_embedding(base.layout)
+    head = find_head(base.memory, base.architecture) or head_name(base.architecture)
+    embedding = find_embedding(base.layout, base.memory)
     if not base.tied or head is None or embedding is None:
         return False
     if head not in changes and embedding not in changes:
+        return False
+    # Single trained rows go to both sides of a tie (peft 0.21.2, utils/other.py).
+    followed = (
+        tuple(c for c in changes[embedding].contributions if c.only_rows)
+        if (embedding in changes)
+        else ()
+    )
+    if head not in changes and len(followed) == len(changes[embedding].contributions):
         return False
     if any(item.spec.config.get("ensure_weight_tying") for item in inputs):
         # Trained with the head following the embedding. Only a replaced embedding says
@@ -279,7 +239,8 @@ def _untie(base: Base, inputs: Sequence[Input], changes: dict[str, Job], dtype: 
         info = base.layout[embedding]
         out = _out_dtype(info.dtype, dtype)
         action: Action = "copy" if out == info.dtype else "cast"
-        changes[head] = Job(head, out, info.shape, action, embedding)
+        action = "merge" if followed else action
+        changes[head] = Job(head, out, info.shape, action, embedding, followed)
     return True
 
 

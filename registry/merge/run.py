@@ -20,8 +20,12 @@ from adreg.registry.bases.base import Base
 from adreg.registry.digest import PIECE, FileDigest
 from adreg.registry.durable import FileWriter, Staging
 from adreg.registry.errors import MergeRefused
-from adreg.registry.merge.deltas.lowrank import Opened, TensorChange, Tile, view
+from adreg.registry.merge.deltas.change import TensorChange
+from adreg.registry.merge.deltas.opened import Opened
+from adreg.registry.merge.deltas.through_peft import PeftModules
+from adreg.registry.merge.deltas.tile import Tile
 from adreg.registry.merge.plan import Job, Plan
+from adreg.registry.merge.terms import Module
 from adreg.registry.progress import SILENT, Progress
 from adreg.registry.tensors.arrays import LARGEST, NUMPY, Array, TensorReader, single_threaded_blas
 
@@ -74,6 +78,7 @@ class _Run:
     dtype: np.dtype[Any]
     pool: ThreadPoolExecutor
     window: int
+    modules: PeftModules
     tallies: list[_Tally] = field(default_factory=list)
 
 
@@ -103,7 +108,10 @@ def run(  # noqa: PLR0913  # the two ends of the engine, and how to run it
         single_threaded_blas(),
         ThreadPoolExecutor(threads, thread_name_prefix="adreg-merge") as pool,
     ):
-        state = _Run(base, Opened(specs, reader, dtype), reader, dtype, pool, 2 * threads + 2)
+        modules = _modules(plan, base, specs, reader, dtype)
+        modules.check()
+        opened = Opened(specs, reader, dtype)
+        state = _Run(base, opened, reader, dtype, pool, 2 * threads + 2, modules)
         progress.start("merging", plan.nbytes)
         for shard in plan.shards:
             with FileWriter(staging.folder / shard.file) as writer:
@@ -128,6 +136,29 @@ def run(  # noqa: PLR0913  # the two ends of the engine, and how to run it
             "Check that the adapter was trained, or keep small deltas with --dtype float32.",
         )
     return report
+
+
+def _modules(
+    plan: Plan,
+    base: Base,
+    specs: Sequence[AdapterSpec],
+    reader: TensorReader,
+    dtype: np.dtype[Any],
+) -> PeftModules:
+    """Gather what is left to PEFT."""
+    modules: list[dict[str, Module]] = [{} for _ in specs]
+    for job in plan.jobs:
+        for part in job.contributions:
+            for term in part.terms:
+                if isinstance(term, Module):
+                    modules[part.adapter][term.module] = term
+
+    def read(name: str) -> Array:
+        info = base.layout[name]
+        return base.read(reader, name, 0, info.count).astype(dtype).reshape(info.shape)
+
+    shapes = {info.name: info.shape for info in base.layout}
+    return PeftModules(specs, modules, shapes, reader, read, dtype)
 
 
 def _write(state: _Run, job: Job, writer: FileWriter, progress: Progress) -> None:
@@ -159,10 +190,14 @@ def _take(
 
 
 def _tasks(state: _Run, job: Job) -> Iterator[Callable[[], _Block]]:
-    if job.action == "copy" and job.source is not None:
+    if job.action == "copy" and job.source is not None and job.source not in state.base.decoders:
         yield from _copies(state, job.source)
         return
-    change = TensorChange(job, state.opened) if job.contributions else None
+    change = None
+    if job.contributions:
+        rows, columns = job.matrix
+        compute = state.modules.compute
+        change = TensorChange(job.contributions, rows, columns, state.opened, compute)
     tiles = list(_tiles(job))
     if change is not None and change.needs_norms:
         for tile, squares in zip(
@@ -191,7 +226,7 @@ def _copies(state: _Run, source: str) -> Iterator[Callable[[], _Block]]:
 
 def _tiles(job: Job) -> Iterator[Tile]:
     """Cut a tensor in blocks: whole rows, or pieces of one row where rows are huge."""
-    rows, columns = view(job.shape)
+    rows, columns = job.matrix
     if rows * columns == 0:
         return
     size = NUMPY[job.dtype].itemsize
@@ -211,11 +246,10 @@ def _load(state: _Run, job: Job, tile: Tile) -> Array:
     rows, columns = tile.shape
     if job.source is None:
         return np.zeros((rows, columns), state.dtype)
-    file, info = state.base.layout.places[job.source]
-    start = tile.start(view(job.shape)[1])
-    raw = state.reader.read(file.path, info, start, start + rows * columns)
+    start = tile.start(job.matrix[1])
+    raw = state.base.read(state.reader, job.source, start, start + rows * columns)
     # By way of float32, a float64 that is cast would be rounded twice.
-    dtype = raw.dtype if info.dtype == "F64" else state.dtype
+    dtype = raw.dtype if raw.dtype == np.float64 else state.dtype
     return raw.astype(dtype).reshape(rows, columns)
 
 

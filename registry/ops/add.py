@@ -11,11 +11,12 @@ from pathlib import Path
 
 from adreg.registry import digest
 from adreg.registry.adapters.config import rank_of
+from adreg.registry.adapters.foreign.form import Said
 from adreg.registry.adapters.peft_folder import read_adapter
 from adreg.registry.adapters.spec import AdapterSpec, Part
 from adreg.registry.bases import hf_cache
 from adreg.registry.bases.verdict import Grade, Verdict, judge
-from adreg.registry.catalog import adapters, blobs, marks, sources, versions
+from adreg.registry.catalog import adapters, marks, sources, versions
 from adreg.registry.catalog import bases as catalog_bases
 from adreg.registry.catalog.engine import Connection
 from adreg.registry.catalog.records import (
@@ -30,7 +31,8 @@ from adreg.registry.names import Tag, check_alias, check_name, suggest_name
 from adreg.registry.ops import history
 from adreg.registry.ops.bases import OpenedBase, open_base, open_record, record_base
 from adreg.registry.ops.context import Context
-from adreg.registry.store.publication import Leftover
+from adreg.registry.ops.converting import Incoming, incoming, view_of
+from adreg.registry.ops.leftovers import take_back
 
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 
@@ -45,6 +47,9 @@ class Wishes:
     aliases: tuple[str, ...] = ()
     note: str | None = None
     licence: str | None = None
+    convert_pickle: bool = False
+    alpha: float | None = None
+    component: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,8 @@ class Added:
     ``key`` is None for what a dry run would add. ``new`` is false when these very bytes
     were there already; ``repaired`` tells that the stored ones were damaged and are whole
     again. ``left_out`` are files of the folder that were not taken in, each with the
-    reason. ``verdict`` is None when no base was at hand.
+    reason. ``verdict`` is None when no base was at hand. ``converted`` says what it was
+    before, None when PEFT wrote it; ``remarks`` tell what was special about that.
     """
 
     path: Path
@@ -71,6 +77,8 @@ class Added:
     left_out: tuple[tuple[str, str], ...]
     base: str | None
     verdict: Verdict | None
+    converted: str | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def reference(self) -> str:
@@ -88,18 +96,26 @@ def add(  # noqa: PLR0913  # one argument for each thing that can be said of an 
     aliases: Sequence[str] = (),
     note: str | None = None,
     licence: str | None = None,
+    convert_pickle: bool = False,
+    alpha: float | None = None,
+    component: str | None = None,
     dry_run: bool = False,
 ) -> Added:
-    """Take in the PEFT folder at ``path``: a new adapter, or the next version of a known name.
+    """Take in the adapter at ``path``: a new one, or the next version of a known name.
+
+    A PEFT folder is taken as it is; what ``adapters/foreign`` reads is converted to one,
+    a pickle only with ``convert_pickle``. ``alpha`` and ``component`` are for formats that
+    do not hold the one, or hold several of the other.
 
     The same bytes again make no second version; what is said of them is noted all the
     same. ``base`` is what ``open_base`` takes, and is recorded too; without it the base
     that the adapter names is looked for in the catalog and the Hugging Face cache. On
     any error nothing is recorded and nothing is left in the store. Raises NameRefused,
-    what ``read_adapter`` raises, Incompatible, NotFound, BaseRefused, AlreadyExists for
-    the name of a model, InputRefused, WriteFailed, DiskFull, CatalogError.
+    what ``read_adapter`` and ``incoming`` raise, Incompatible, NotFound, BaseRefused,
+    AlreadyExists for the name of a model, InputRefused, WriteFailed, DiskFull, CatalogError.
     """
-    wishes = Wishes(name, base, tuple(tags), tuple(aliases), note, licence)
+    marked = (tuple(tags), tuple(aliases), note, licence)
+    wishes = Wishes(name, base, *marked, convert_pickle, alpha, component)
     if name is not None:
         check_name(name)
     for alias in aliases:
@@ -114,14 +130,22 @@ def add_read(
     context: Context, path: Path, wishes: Wishes, opened: OpenedBase | None, *, dry_run: bool
 ) -> Added:
     """Do what ``add`` does once its wishes are checked and its base is open."""
-    folder = path.absolute()
-    spec = read_adapter(folder, progress=context.progress)
+    view = view_of(None if opened is None else opened.base)
+    said = Said(wishes.alpha, wishes.component, wishes.convert_pickle, view)
+    with incoming(context, path.absolute(), said, dry_run=dry_run) as came:
+        return _add_incoming(context, came, wishes, opened, dry_run=dry_run)
+
+
+def _add_incoming(
+    context: Context, came: Incoming, wishes: Wishes, opened: OpenedBase | None, *, dry_run: bool
+) -> Added:
+    spec = read_adapter(came.folder, progress=context.progress)
     content = _content(spec, wishes.licence)
     opened = opened or _named_base(context, spec)
     verdict = None if opened is None else judge(spec, opened.base, opened.known_names)
     if opened is not None and verdict is not None and verdict.grade is Grade.INCOMPATIBLE:
-        raise Incompatible(str(path), opened.name, verdict.reasons)
-    adding = _Adding(context, spec, content, wishes, opened, verdict)
+        raise Incompatible(str(came.origin), opened.name, verdict.reasons)
+    adding = _Adding(context, came, spec, content, wishes, opened, verdict)
     with context.catalog.read() as connection:
         known = versions.find_by_digest(connection, "adapter", content.digest)
     if known is not None:
@@ -133,6 +157,8 @@ def add_read(
 
 def default_name(folder: Path) -> str:
     """Make a name of a folder's; a snapshot has its repository's, a checkpoint its run's too."""
+    if folder.is_file():
+        return suggest_name(folder.stem)
     known = hf_cache.identify(folder)
     if known is not None:
         return "/".join(suggest_name(part) for part in known[0].split("/"))
@@ -142,28 +168,12 @@ def default_name(folder: Path) -> str:
     return suggest_name(real.name)
 
 
-def take_back(context: Context) -> int:
-    """Remove what killed processes left in the store; return how many there were."""
-
-    def discard(leftovers: tuple[Leftover, ...]) -> None:
-        came_in = {sha256 for leftover in leftovers for sha256 in leftover.blobs}
-        snapshots = {leftover.snapshot for leftover in leftovers if leftover.snapshot}
-        with context.catalog.write() as connection:
-            gone = {
-                one
-                for one in snapshots
-                if versions.find_by_digest(connection, "adapter", one) is None
-            }
-            context.store.discard(blobs.unused(connection, came_in), sorted(gone))
-
-    return context.store.take_back(discard)
-
-
 @dataclass(frozen=True, slots=True)
 class _Adding:
     """One adapter that was read and judged, on its way into the catalog."""
 
     context: Context
+    came: Incoming
     spec: AdapterSpec
     content: Content
     wishes: Wishes
@@ -220,7 +230,7 @@ class _Adding:
     ) -> Added:
         called = None if self.opened is None else self.opened.name
         return Added(
-            path=self.spec.folder,
+            path=self.came.origin,
             name=key.name if key is not None else self._name(),
             key=key,
             new=new,
@@ -231,13 +241,15 @@ class _Adding:
             peft_type=self.spec.peft_type,
             rank=_facts(self.spec).rank,
             targets=self.spec.targets,
-            left_out=self.spec.left_out,
+            left_out=self.spec.left_out + self.came.left_out,
             base=called if base is None else base.name,
             verdict=self.verdict,
+            converted=self.came.converted,
+            remarks=self.came.remarks,
         )
 
     def _name(self) -> str:
-        return self.wishes.name or default_name(self.spec.folder)
+        return self.wishes.name or default_name(self.came.origin)
 
     def _record(self, connection: Connection, base: BaseRecord | None) -> VersionKey:
         at = history.now()
@@ -285,10 +297,11 @@ class _Adding:
         }
 
     def _source(self, at: datetime) -> Source:
-        known = hf_cache.identify(self.spec.folder)
+        origin = self.came.origin
+        known = hf_cache.identify(origin if origin.is_dir() else origin.parent)
         if known is not None:
             return Source("hub", known[0], at, known[1])
-        return Source("path", str(self.spec.folder.resolve()), at)
+        return Source("path", str(origin.resolve()), at)
 
     def _base(self, connection: Connection) -> BaseRecord | None:
         """Return the base's record; a base that was named by --base gets one, if need be."""
@@ -311,7 +324,8 @@ class _Adding:
             at,
             action,
             str(key),
-            source=str(self.spec.folder),
+            source=str(self.came.origin),
+            converted=self.came.converted,
             digest=key.digest,
             base=None if self.opened is None else self.opened.name,
             verdict=None if self.verdict is None else self.verdict.grade.value,
@@ -354,7 +368,8 @@ def _content(spec: AdapterSpec, licence: str | None) -> Content:
 
 
 def _facts(spec: AdapterSpec) -> AdapterFacts:
-    modules = {tensor.module for tensor in spec.tensors if tensor.part is not Part.FULL}
+    parts = {Part.FULL, Part.ROWS}
+    modules = {tensor.module for tensor in spec.tensors if tensor.part not in parts}
     ranks = {rank_of(spec.lora, module) for module in modules} or {spec.lora.rank}
     return AdapterFacts(
         peft_type=spec.peft_type,
@@ -362,8 +377,8 @@ def _facts(spec: AdapterSpec) -> AdapterFacts:
         targets=spec.targets,
         target_count=spec.target_count,
         task_type=spec.task_type,
-        rank=max(ranks),
-        rank_min=min(ranks),
+        rank=max(ranks) or None,
+        rank_min=min(ranks) or None,
         alpha=spec.lora.alpha,
         dropout=spec.lora.dropout,
         use_rslora=spec.lora.use_rslora,

@@ -16,9 +16,10 @@ from adreg.registry.errors import (
     WriteFailed,
 )
 from adreg.registry.names import Tag, check_alias, check_name, suggest_name
-from adreg.registry.ops.add import Added, Wishes, add_read, default_name, take_back
+from adreg.registry.ops.add import Added, Wishes, add_read, default_name
 from adreg.registry.ops.bases import open_base
 from adreg.registry.ops.context import Context
+from adreg.registry.ops.leftovers import take_back
 
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 
@@ -53,6 +54,7 @@ def add_tree(  # noqa: PLR0913  # as ``add``
     aliases: Sequence[str] = (),
     note: str | None = None,
     licence: str | None = None,
+    convert_pickle: bool = False,
     dry_run: bool = False,
 ) -> TreeAdded:
     """Take in every adapter at or below ``root``; one that is refused does not stop the others.
@@ -80,7 +82,8 @@ def add_tree(  # noqa: PLR0913  # as ``add``
     context.progress.start(f"Adding {root.name or root}", len(folders), "items")
     try:
         for folder, called in zip(folders, tree_names(root.absolute(), folders, name), strict=True):
-            wishes = Wishes(called, base, tuple(tags), tuple(aliases), note, licence)
+            marked = (tuple(tags), tuple(aliases), note, licence)
+            wishes = Wishes(called, base, *marked, convert_pickle)
             try:
                 done.append(add_read(silent, folder, wishes, opened, dry_run=dry_run))
             except AdregError as error:

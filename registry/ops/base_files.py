@@ -11,14 +11,14 @@ from adreg.registry.catalog.records import BaseFile
 from adreg.registry.digest import FileDigest
 from adreg.registry.errors import BaseRefused
 from adreg.registry.progress import SILENT, Progress
-from adreg.registry.tensors.checkpoint import INDEX
+from adreg.registry.tensors.checkpoint import index_of
 
 
 def names(base: Base) -> tuple[str, ...]:
     """Return the names of the files that a merge takes anything from, sorted."""
     found = {file.path.name for file in base.layout.files} | {CONFIG, *base.side_files}
-    if (base.folder / INDEX).is_file():
-        found.add(INDEX)
+    if (index := index_of(base.folder)) is not None:
+        found.add(index.name)
     return tuple(sorted(found))
 
 

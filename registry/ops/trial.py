@@ -25,8 +25,9 @@ from adreg.registry.ops.check import base_for
 from adreg.registry.ops.context import Context
 from adreg.registry.ops.specs import OpenedVersion, open_version
 from adreg.registry.release.architectures import load_class
-from adreg.registry.tensors.checkpoint import INDEX, SINGLE
-from adreg.registry.trial.generate import Answer, Question, Subject, ask_base, ask_model
+from adreg.registry.tensors.checkpoint import CHECKPOINTS
+from adreg.registry.trial.generate import Answer, Question, ask_base, ask_model
+from adreg.registry.trial.loading import Subject
 
 _ANSWERING = frozenset(
     {"AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForImageTextToText"}
@@ -106,7 +107,7 @@ def _open(context: Context, text: str) -> OpenedVersion | _Model:
     reference = Reference.parse(text)
     if reference.path is not None:
         folder = reference.path.absolute()
-        holds_weights = (folder / SINGLE).exists() or (folder / INDEX).exists()
+        holds_weights = any((folder / name).exists() for name in CHECKPOINTS)
         if (folder / CONFIG).exists() or not holds_weights:
             return open_version(context, text)
         return _Model(reference.text, read_base(folder), None)

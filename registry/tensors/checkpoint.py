@@ -1,4 +1,4 @@
-"""The tensors of a folder: one safetensors file, or shards with an index.
+"""The tensors of a folder: one file of safetensors or torch.save, or shards with an index.
 
 The index's ``weight_map`` is checked in both directions: each shard holds what the
 index says, no more and no less; its values are plain file names in the folder.
@@ -13,9 +13,14 @@ from pathlib import Path
 from adreg.registry import digest, jsonio
 from adreg.registry.errors import TensorFileBroken
 from adreg.registry.tensors.header import TensorFile, TensorInfo, read_header
+from adreg.registry.tensors.pickles import read_pickle
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+PICKLED = "pytorch_model.bin"
+PICKLED_INDEX = "pytorch_model.bin.index.json"
+CHECKPOINTS = (SINGLE, INDEX, PICKLED, PICKLED_INDEX)
+"""Names of which a checkpoint's folder holds at least one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,29 +73,45 @@ class Layout:
 def read_layout(folder: Path) -> Layout:
     """Read the headers of a checkpoint folder; raise TensorFileBroken or JsonBroken.
 
-    A missing checkpoint is TensorFileBroken too, with the name of the file that was
-    looked for.
+    Files of torch.save are read where there are no safetensors, as transformers 5.23 does,
+    and by ``read_pickle``, which also raises PickleRefused. A missing checkpoint is
+    TensorFileBroken too, with the name of the file that was looked for.
     """
-    index = folder / INDEX
-    if not index.exists():
-        return Layout.of((read_header(folder / SINGLE),))
+    index = index_of(folder)
+    if index is None:
+        pickled = not (folder / SINGLE).exists() and (folder / PICKLED).exists()
+        return Layout.of((_read(folder / (PICKLED if pickled else SINGLE)),))
     weight_map = jsonio.read_object(index, max_bytes=1 << 30).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise TensorFileBroken(index, "it has no weight_map")
     shards: dict[str, set[str]] = {}
+    suffix = ".safetensors" if index.name == INDEX else ".bin"
     for name, file in weight_map.items():
-        if not isinstance(file, str) or not _plain(file):
+        if not isinstance(file, str) or not _plain(file, suffix):
             raise TensorFileBroken(index, f"the shard name {file!r} is not a plain file name")
         shards.setdefault(file, set()).add(name)
-    layout = Layout.of(tuple(read_header(folder / file) for file in sorted(shards)))
+    layout = Layout.of(tuple(_read(folder / file) for file in sorted(shards)))
     for file in layout.files:
         _compare(index, file, shards[file.path.name])
     return layout
 
 
-def _plain(name: str) -> bool:
+def index_of(folder: Path) -> Path | None:
+    """Return the index that ``read_layout`` reads, None where it reads a single file."""
+    if (folder / INDEX).exists():
+        return folder / INDEX
+    if any((folder / name).exists() for name in (SINGLE, PICKLED)):
+        return None
+    return folder / PICKLED_INDEX if (folder / PICKLED_INDEX).exists() else None
+
+
+def _read(path: Path) -> TensorFile:
+    return read_pickle(path) if path.suffix == ".bin" else read_header(path)
+
+
+def _plain(name: str, suffix: str) -> bool:
     return (
-        name.endswith(".safetensors")
+        name.endswith(suffix)
         and name.isprintable()
         and not name.startswith(".")
         and not set(name) & set("/\\:")

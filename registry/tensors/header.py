@@ -46,7 +46,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class TensorFile:
-    """A safetensors file's header: its tensors in the order of their bytes."""
+    """A file of tensors as its header describes it: the tensors in the order of their bytes."""
 
     path: Path
     size: int

@@ -30,7 +30,7 @@ def test_gguf_file(tmp_path: Path) -> None:
 
     with pytest.raises(NotAnAdapter) as caught:
         read_adapter(tmp_path / "lora.gguf")
-    assert "GGUF adapters are not read" in caught.value.hint
+    assert "adreg add FILE --base BASE" in caught.value.hint
 
 
 def test_empty_folder(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_pickle_only(adapter: Path) -> None:
 
     with pytest.raises(PickleRefused, match="only there as a pickle") as caught:
         read_adapter(adapter)
-    assert "safe_serialization=True" in caught.value.hint
+    assert "adreg add FOLDER --convert-pickle" in caught.value.hint
     assert not trap.exists()
 
 

@@ -99,7 +99,7 @@ def test_embeddings_bring_the_base_matrix(make: Maker) -> None:
     spec = read_adapter(make(target_modules=["embed_tokens", "lm_head"]))
 
     assert {"model.embed_tokens.weight", "lm_head.weight"} == full(spec)
-    assert spec.rank_of("model.embed_tokens") == 4
+    assert {4} == {t.info.shape[0] for t in spec.tensors if t.part is Part.EMBEDDING_A}
 
 
 def test_modules_to_save(make: Maker) -> None:
@@ -242,17 +242,19 @@ def test_no_peft_type(adapter: Path, value: object, words: str) -> None:
         ("PROMPT_TUNING", "nothing to merge into weights"),
         ("PREFIX_TUNING", "nothing to merge into weights"),
         ("XLORA", "chooses between adapters"),
-        ("LOHA", "'LOHA': this kind is not understood yet"),
-        ("lora", "'lora': this kind is not understood yet"),
+        ("BONE", "makes a MISS adapter of one"),
+        ("FROD", "decomposition is not saved"),
+        ("UNILORA", "save_indices=True"),
+        ("TINYLORA", "weight_tying=1"),
+        ("LOHA", "not understood: it is no tensor that PEFT saves for this kind"),
     ],
 )
 def test_other_peft_types(adapter: Path, peft_type: str, words: str) -> None:
-    """Other kinds of adapter are refused by their name."""
+    """Kinds that cannot be merged, and tensors of another kind than is said, are refused."""
     edit_config(adapter, peft_type=peft_type)
 
-    with pytest.raises(AdapterRefused, match=words) as caught:
+    with pytest.raises(AdapterRefused, match=words):
         read_adapter(adapter)
-    assert "LoRA" in caught.value.hint
 
 
 def test_broken_weights(adapter: Path) -> None:

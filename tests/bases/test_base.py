@@ -123,8 +123,7 @@ def test_adapter_as_base(base: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words", "hint"),
     [
-        ("pytorch_model.bin", "only there as a pickle", "save_pretrained"),
-        ("pytorch_model-00001-of-00002.bin", "only there as a pickle", "save_pretrained"),
+        ("pytorch_model-00001-of-00002.bin", "no pytorch_model.bin.index.json", "Fetch"),
         ("model.Q4_1.gguf", "its weights are GGUF", "safetensors"),
         ("consolidated.safetensors", "neither model.safetensors nor", "layout of transformers"),
         ("README.md", "neither model.safetensors nor", "a transformers model"),
@@ -172,15 +171,15 @@ def test_missing_shard(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "scheme"),
     [
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "gptq"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "GPTQ"),
         (
             {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
             "bitsandbytes 4-bit",
         ),
-        ({"quantization_config": {"quant_method": "fp8"}}, "fp8"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "FP8"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"quantization": {"bits": 4, "group_size": 64}}, "mlx"),
-        ({"text_config": {"quantization_config": {"quant_method": "awq"}}}, "awq"),
+        ({"text_config": {"quantization_config": {"quant_method": "awq"}}}, "AWQ"),
     ],
 )
 def test_quantised_by_configuration(base: Path, config: dict[str, object], scheme: str) -> None:

@@ -11,7 +11,8 @@ import transformers
 from factory import load_adapter, load_base, make_adapter, make_base
 
 from adreg.registry.errors import Incompatible, InputRefused, MissingPackage
-from adreg.registry.trial.generate import Question, Subject, ask_base, ask_model
+from adreg.registry.trial.generate import Question, ask_base, ask_model
+from adreg.registry.trial.loading import Subject
 
 QUESTION = Question("the cat sat on", max_new_tokens=6, chat=False)
 
