@@ -36,16 +36,27 @@ def command() -> None:
 @click.option("--name", help="Its name, else that of the repository or the folder.")
 @click.option("--alias", "aliases", multiple=True, help="Another name of it; may be repeated.")
 @click.option("--license", "licence", help="Its licence, instead of what its card says.")
+@click.option(
+    "--dequantize", is_flag=True, help="Take a quantised base as what its weights decode to."
+)
 @json_option
 @pass_app
-def add(
-    app: App, base: str, name: str | None, aliases: tuple[str, ...], licence: str | None
+def add(  # one argument an option
+    app: App,
+    base: str,
+    name: str | None,
+    aliases: tuple[str, ...],
+    licence: str | None,
+    *,
+    dequantize: bool,
 ) -> None:
     """Record a base: a checkpoint's folder, or OWNER/REPO[@REVISION] of the Hugging Face cache.
 
     Nothing is copied. An --alias is what adapters call it in base_model_name_or_path.
     """
-    done = app.registry.add_base(base, name=name, aliases=aliases, licence=licence)
+    done = app.registry.add_base(
+        base, name=name, aliases=aliases, licence=licence, dequantize=dequantize
+    )
     facts = done.record.facts
     if app.json:
         app.output.json(done)

@@ -234,11 +234,19 @@ class Registry:
         name: str | None = None,
         aliases: Iterable[str] = (),
         licence: str | None = None,
+        dequantize: bool = False,
     ) -> BaseAdded:
         """Record a base, a folder or OWNER/REPO of the Hugging Face cache; copy nothing."""
         from adreg.registry.ops.bases import add_base
 
-        return add_base(self._context, text, name=name, aliases=aliases, licence=licence)
+        return add_base(
+            self._context,
+            text,
+            name=name,
+            aliases=aliases,
+            licence=licence,
+            dequantize=dequantize,
+        )
 
     def bases(self) -> tuple[BaseRecord, ...]:
         """Return all bases, by name."""

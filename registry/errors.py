@@ -11,7 +11,8 @@
     │   ├── TensorFileBroken   a file of tensors that lies or is cut short
     │   ├── JsonBroken         a JSON file that cannot be read as what it should be
     │   ├── AdapterRefused     an adapter whose configuration and tensors disagree
-    │   └── BaseRefused        a folder that is no usable base checkpoint
+    │   ├── BaseRefused        a folder that is no usable base checkpoint
+    │   └── RecipeRefused      a recipe file with a mistake in it
     ├── Incompatible           an adapter that does not fit a base
     ├── MergeRefused           a merge that would be wrong, refused before a byte is written
     ├── AdapterNotMade         an adapter that cannot be made of what was given
@@ -212,6 +213,20 @@ class AdapterRefused(AdregError):
 @dataclass(eq=False)
 class BaseRefused(InputRefused):
     """A folder that is no usable base checkpoint."""
+
+
+@dataclass(eq=False)
+class RecipeRefused(InputRefused):
+    """A recipe file with a mistake in it; ``line`` counts from 1, None where it cannot be told."""
+
+    advice: str = "`adreg merge --help` shows a recipe, docs/recipes.md all that it can say."
+    line: int | None = None
+
+    @property
+    def sentence(self) -> str:
+        """Say which file, which line and why."""
+        place = str(self.path) if self.line is None else f"{self.path}, line {self.line}"
+        return f"{place}: {self.reason}"
 
 
 @dataclass(eq=False)

@@ -67,6 +67,10 @@ def suggest_name(text: str) -> str:
     return part[:96].rstrip("-._") or "adapter"
 
 
+FULL = "full:"
+"""Before a path or a model's name, in recipes: the delta of a whole checkpoint."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tag:
     """A plain tag (``value`` is empty) or a ``key=value`` tag."""

@@ -87,13 +87,13 @@ def parse_config(config: Mapping[str, Any]) -> ConfigFields:
 
 def rank_of(settings: LoraSettings, module: str) -> int:
     """Return the rank that the configuration gives to a module."""
-    key = _matching(tuple(settings.rank_pattern), module)
+    key = matching(tuple(settings.rank_pattern), module)
     return settings.rank if key is None else settings.rank_pattern[key]
 
 
 def alpha_of(settings: LoraSettings, module: str) -> float:
     """Return the alpha that the configuration gives to a module."""
-    key = _matching(tuple(settings.alpha_pattern), module)
+    key = matching(tuple(settings.alpha_pattern), module)
     return settings.alpha if key is None else settings.alpha_pattern[key]
 
 
@@ -118,7 +118,7 @@ def rows_of(rows: Mapping[str, tuple[int, ...]], module: str) -> tuple[int, ...]
     return rows.get("")
 
 
-def _matching(patterns: tuple[str, ...], module: str) -> str | None:
+def matching(patterns: tuple[str, ...], module: str) -> str | None:
     """Return the first pattern that matches (PEFT 0.21.2, utils/other.py, ``get_pattern_key``)."""
     return next((p for p in patterns if _compiled(p).match(module)), None)
 
@@ -287,7 +287,7 @@ class _Reader:
             if not (_is_rank(item) if ranks else _is_number(item)):
                 expected = "a whole number above 0" if ranks else "a finite number"
                 self.reasons.append(f"{name} gives {key!r} the value {item!r}, not {expected}")
-            elif reason := _pattern_fault(key):
+            elif reason := pattern_fault(key):
                 self.reasons.append(f"{name} has the key {key[:80]!r}, which {reason}")
             else:
                 result[key] = item
@@ -307,7 +307,8 @@ def _is_number(value: object) -> bool:
         return False
 
 
-def _pattern_fault(pattern: str) -> str | None:
+def pattern_fault(pattern: str) -> str | None:
+    """Return what is wrong with a pattern of module names, None if it can be used."""
     if len(pattern) > _MAX_PATTERN:
         return f"is longer than {_MAX_PATTERN} characters"
     if _NESTED_REPEAT.search(pattern):

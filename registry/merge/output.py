@@ -15,6 +15,7 @@ from adreg.registry.digest import FileDigest
 from adreg.registry.durable import FileWriter, Staging, copy_file
 from adreg.registry.errors import InputRefused, MergeRefused
 from adreg.registry.merge.plan import Plan
+from adreg.registry.merge.report import REPORT, total
 from adreg.registry.merge.run import MergeReport, run
 from adreg.registry.progress import SILENT, Progress
 from adreg.registry.tensors.checkpoint import INDEX
@@ -90,7 +91,7 @@ def _tokenizer_of(spec: AdapterSpec) -> tuple[FileDigest, ...]:
 def write_model(  # noqa: PLR0913  # the two ends of the engine, and how to run it
     plan: Plan,
     base: Base,
-    specs: Sequence[AdapterSpec],
+    specs: Sequence[AdapterSpec | Base],
     staging: Staging,
     *,
     sides: Sequence[SideFile],
@@ -111,7 +112,7 @@ def write_model(  # noqa: PLR0913  # the two ends of the engine, and how to run 
             files.append(copy_file(side.path, target, side.name))
         except OSError as error:
             raise InputRefused(side.path, error.strerror or str(error)) from error
-    texts = {CONFIG: _config(plan, base), "README.md": card}
+    texts = {CONFIG: _config(plan, base), "README.md": card, REPORT: _report(plan, report)}
     if len(plan.shards) > 1:
         texts[INDEX] = _index(plan)
     for name, text in texts.items():
@@ -119,6 +120,18 @@ def write_model(  # noqa: PLR0913  # the two ends of the engine, and how to run 
             writer.write(text.encode())
         files.append(writer.digest(name))
     return Written(tuple(sorted(files)), report)
+
+
+def _report(plan: Plan, report: MergeReport) -> str:
+    """Return the merge's report: what happened to each tensor that the inputs touch."""
+    value = {
+        "method": plan.method.name,
+        "parameters": plan.method.settings(),
+        "precision": plan.precision,
+        "totals": total(report.tensors).to_dict(),
+        "tensors": [one.to_dict() for one in report.tensors],
+    }
+    return json.dumps(value, indent=1) + "\n"
 
 
 def _index(plan: Plan) -> str:
@@ -146,7 +159,7 @@ def _config(plan: Plan, base: Base) -> str:
         if len(base.config.get("id2label") or {}) != plan.labels:
             edits["id2label"] = {str(n): f"LABEL_{n}" for n in range(plan.labels)}
             edits["label2id"] = {f"LABEL_{n}": n for n in range(plan.labels)}
-    if not edits:
+    if not edits and not base.decoders:
         return (base.folder / CONFIG).read_text(encoding="utf-8")
     config = {**base.config, **edits}
     text = config.get("text_config")

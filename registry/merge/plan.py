@@ -12,13 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from adreg.registry.adapters.config import matching
 from adreg.registry.adapters.spec import AdapterSpec
 from adreg.registry.bases.base import Base
 from adreg.registry.bases.diskname import find_embedding, find_head, head_name
 from adreg.registry.bases.fit import fit
+from adreg.registry.bases.fit_full import fit_full
 from adreg.registry.bases.placement import Placement
 from adreg.registry.errors import Incompatible, MergeRefused
 from adreg.registry.merge.headed import headed_architecture
+from adreg.registry.merge.methods.method import Method
 from adreg.registry.merge.steps import contribution
 from adreg.registry.merge.terms import Contribution, LowRank
 from adreg.registry.tensors import dtypes
@@ -28,11 +31,16 @@ Action = Literal["copy", "cast", "merge", "replace", "add"]
 Precision = Literal["float32", "float64"]
 
 
+LINEAR = Method("linear")
+"""The weighted sum of the deltas: what the engine adds up without asking a method."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One output tensor: its place in the checkpoint, where W comes from, what is added.
 
-    ``source`` is the base tensor that W is read from, None for "add".
+    ``source`` is the base tensor that W is read from, None for "add". ``weights`` are all
+    inputs' weights at this tensor, for methods that are no plain sum.
     """
 
     name: str
@@ -41,6 +49,7 @@ class Job:
     action: Action
     source: str | None
     contributions: tuple[Contribution, ...] = ()
+    weights: tuple[float, ...] = ()
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -83,9 +92,10 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The whole merge: files, jobs, the precision of the sums, and what config.json must say."""
+    """The whole merge: files, jobs, how deltas are combined, and what config.json must say."""
 
     shards: tuple[Shard, ...]
+    method: Method
     precision: Precision
     untie: bool
     dtype: str | None
@@ -110,47 +120,70 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """An adapter with its weight and the name it goes by in messages."""
+    """An adapter, or a whole checkpoint, with its weight and the name it goes by in messages.
+
+    ``weights`` are factors on the weight for modules by pattern, the first match counts.
+    """
 
     name: str
-    spec: AdapterSpec
+    spec: AdapterSpec | Base
     weight: float = 1.0
+    weights: tuple[tuple[str, float], ...] = ()
+
+    def weight_at(self, target: str) -> float:
+        """Return the weight of its delta on a tensor, by the name of its module on disk."""
+        patterns = dict(self.weights)
+        key = matching(tuple(patterns), target.rpartition(".")[0] or target)
+        return self.weight if key is None else self.weight * patterns[key]
 
 
-def make_plan(
+def make_plan(  # noqa: PLR0913  # the inputs, and what can be asked of a merge
     base: Base,
     inputs: Sequence[Input],
     *,
+    method: Method = LINEAR,
     dtype: str | None = None,
     max_shard_size: int | None = None,
     precision: Precision = "float32",
 ) -> Plan:
-    """Plan the weighted sum of the inputs' deltas on a base; no weight is read.
+    """Plan how the inputs' deltas are combined on a base; no weight is read.
 
     ``dtype`` ("bfloat16", ...) is that of all float tensors written, the base's own by
     default; ``max_shard_size`` is in bytes, the base's own shards by default.
 
-    Raises Incompatible when an adapter does not fit, MergeRefused when the result would
+    Raises Incompatible when an input does not fit, MergeRefused when the result would
     be wrong or nothing would change.
     """
     if not inputs:
         raise MergeRefused(("no adapter was named",), "Name at least one adapter.")
+    for item in inputs:
+        if item.weight == 0:
+            raise MergeRefused(
+                (f"{item.name} has the weight 0",), "Leave it out, or give it another weight."
+            )
     by_target: dict[str, dict[int, list[Placement]]] = defaultdict(lambda: defaultdict(list))
     for number, item in enumerate(inputs):
-        result = fit(item.spec, base)
+        result = fit_full(item.spec, base) if isinstance(item.spec, Base) else fit(item.spec, base)
         if result.faults:
             raise Incompatible(item.name, base.hub_repo or str(base.folder), result.faults)
         for placement in result.placements:
             by_target[placement.target][number].append(placement)
     _check_ledger(inputs, by_target)
-    changes = {
-        target: _change(target, base, inputs, groups, dtype) for target, groups in by_target.items()
-    }
+    changes: dict[str, Job] = {}
+    for target, groups in by_target.items():
+        if (job := _change(target, base, inputs, groups, method, dtype)) is not None:
+            changes[target] = job
+    if not changes:
+        raise MergeRefused(
+            ("the weights of all modules that the adapters touch are 0",),
+            "Look at the patterns of --weight.",
+        )
     untie = _untie(base, inputs, changes, dtype)
     added = [changes[name] for name in changes if name not in base.layout]
-    architecture, labels = headed_architecture(base, [i.spec for i in inputs], added)
+    specs = [item.spec for item in inputs if not isinstance(item.spec, Base)]
+    architecture, labels = headed_architecture(base, specs, added)
     shards = _shards(base, changes, added, dtype, max_shard_size)
-    return Plan(shards, precision, untie, dtype, architecture, labels)
+    return Plan(shards, method, precision, untie, dtype, architecture, labels)
 
 
 def _check_ledger(
@@ -158,6 +191,8 @@ def _check_ledger(
 ) -> None:
     """Hold that every adapter tensor is used just once (design contract 1)."""
     for number, item in enumerate(inputs):
+        if isinstance(item.spec, Base):
+            continue  # fit_full places each of its tensors by name
         used = Counter(
             tensor.key
             for groups in by_target.values()
@@ -166,27 +201,31 @@ def _check_ledger(
         )
         if left := sorted(t.key for t in item.spec.tensors if used[t.key] != 1):
             raise MergeRefused(tuple(f"{item.name}: {key!r} is not used just once" for key in left))
-        if item.weight == 0:
-            raise MergeRefused(
-                (f"{item.name} has the weight 0",), "Leave it out, or give it another weight."
-            )
 
 
-def _change(
+def _change(  # noqa: PLR0913, PLR0917  # one tensor of a plan, and what all of it shares
     target: str,
     base: Base,
     inputs: Sequence[Input],
     groups: dict[int, list[Placement]],
+    method: Method,
     dtype: str | None,
-) -> Job:
+) -> Job | None:
+    """Return the job of a changed tensor; None when all its weights are 0."""
+    weights = tuple(item.weight_at(target) for item in inputs)
     contributions = tuple(
-        contribution(number, inputs[number].weight, placements)
+        contribution(number, weights[number], placements)
         for number, placements in sorted(groups.items())
+        if weights[number] != 0
     )
+    if not contributions:
+        return None
     first = next(iter(groups.values()))[0]
     if first.source is not None:
         info = base.layout[first.source]
         out = _out_dtype(info.dtype, dtype)
+        if method != LINEAR:
+            return Job(target, out, info.shape, "merge", first.source, contributions, weights)
         only = contributions[0]
         alone = len(contributions) == 1 and only.weight == 1
         action: Action = "replace" if alone and only.replaces else "merge"

@@ -1,35 +1,21 @@
-"""What a user asks a merge for, in a file or by flags.
-
-base: smollm2
-adapters:
-- ref: team/support@prod
-weight: 0.7
-- team/tone                # weight 1
-method: linear
-dtype: bfloat16              # optional; the base's own by default
-max_shard_size: 5GB          # optional; the base's shards by default
-precision: float32           # or float64
-tokenizer: auto              # auto, base or adapter
-"""
+"""What a user asks a merge for, in a file or by flags; ``docs/recipes.md`` has the schema."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
-import yaml
-
-from adreg.registry.errors import InputRefused, NameRefused
+from adreg.registry.adapters.config import pattern_fault
+from adreg.registry.errors import NameRefused, RecipeRefused
+from adreg.registry.merge.methods.method import METHODS, Method, Value
 from adreg.registry.merge.plan import Precision
-from adreg.registry.names import Reference
+from adreg.registry.merge.recipe_file import read_yaml
+from adreg.registry.names import FULL, Reference
 from adreg.registry.tensors import dtypes
-
-METHODS = ("linear",)
-"""Ways to combine: ``linear`` is the weighted sum of the adapters' deltas."""
 
 TOKENIZERS = ("auto", "base", "adapter")
 """Whose tokenizer files are written: ``auto`` takes the adapters' when they bring one and agree."""
@@ -37,70 +23,149 @@ TOKENIZERS = ("auto", "base", "adapter")
 _DECIMAL = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _UNITS = _DECIMAL | {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
-_FIELDS = {"base", "adapters", "method", "dtype", "max_shard_size", "precision", "tokenizer"}
+_FIELDS = frozenset(
+    {
+        "base",
+        "adapters",
+        "method",
+        "parameters",
+        "weights",
+        "dtype",
+        "max_shard_size",
+        "precision",
+        "tokenizer",
+        "dequantize",
+    }
+)
+
+Weights = tuple[tuple[str, float], ...]
+"""Patterns of module names with the factor on the weight there; the first that matches counts."""
+
+
+class Fault(ValueError):
+    """What is wrong in a recipe, and where: the keys and places that lead to it."""
+
+    def __init__(self, path: tuple[str | int, ...], text: str) -> None:
+        """Keep the path and the sentence."""
+        super().__init__(text)
+        self.path = path
 
 
 @dataclass(frozen=True, slots=True)
 class RecipeAdapter:
-    """An adapter and how many times its delta is taken."""
+    """An adapter, or with ``full:`` a whole checkpoint, and how many times its delta is taken."""
 
     ref: str
     weight: float = 1.0
+    weights: Weights = ()
+
+    @property
+    def full(self) -> str | None:
+        """The path or name of a whole checkpoint; None for an adapter."""
+        return self.ref.removeprefix(FULL) if self.ref.startswith(FULL) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """A merge as it was asked for.
 
-    ``max_shard_size`` is in bytes; ``base`` is empty for the adapters' own.
+    ``max_shard_size`` is in bytes; ``base`` is empty for the adapters' own. ``weights``
+    are factors for modules by pattern, on top of the adapters' weights. ``dequantize``
+    lets the base be a quantised one, whose weights are decoded.
     """
 
     adapters: tuple[RecipeAdapter, ...]
     base: str = ""
     method: str = "linear"
+    parameters: Mapping[str, Value] = field(default_factory=dict)
+    weights: Weights = ()
     dtype: str | None = None
     max_shard_size: int | None = None
     precision: Precision = "float32"
     tokenizer: str = "auto"
+    dequantize: bool = False
+
+    def chosen(self) -> Method:
+        """Return the method with its parameters; raise Fault when they do not go together."""
+        given = {
+            ("lambda_" if name == "lambda" else name): v for name, v in self.parameters.items()
+        }
+        try:
+            method = Method(self.method, **cast("dict[str, Any]", given))
+            method.check_inputs(len(self.adapters))
+        except TypeError:
+            known = METHODS[self.method].parameters
+            wrong = next(name for name in self.parameters if name not in known)
+            takes = ", ".join(known) or "no parameters"
+            raise Fault(("parameters", wrong), f"{wrong}: {self.method} takes {takes}") from None
+        except ValueError as error:
+            name = str(error).partition(":")[0]
+            path = (name,) if name in _FIELDS else ("parameters", name)
+            raise Fault(path, str(error)) from None
+        return method
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that ``from_dict`` reads."""
         return {
             "base": self.base,
-            "adapters": [{"ref": one.ref, "weight": one.weight} for one in self.adapters],
+            "adapters": [
+                {"ref": one.ref, "weight": one.weight}
+                | ({"weights": dict(one.weights)} if one.weights else {})
+                for one in self.adapters
+            ],
             "method": self.method,
+            "parameters": dict(self.parameters),
+            "weights": dict(self.weights),
             "dtype": self.dtype,
             "max_shard_size": self.max_shard_size,
             "precision": self.precision,
             "tokenizer": self.tokenizer,
+            "dequantize": self.dequantize,
         }
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Recipe:
-        """Read plain values; raise ValueError that names the field."""
+        """Read plain values; raise Fault (a ValueError) that says which field and what of it."""
         if unknown := sorted(set(value) - _FIELDS):
-            raise ValueError(f"the field {unknown[0]!r} is not known")
+            raise Fault((unknown[0],), f"the field {unknown[0]!r} is not known")
         adapters = value.get("adapters")
         if not isinstance(adapters, list) or not adapters:
-            raise ValueError("'adapters' is not a list with one adapter or more")
-        size = value.get("max_shard_size")
-        return cls(
-            adapters=tuple(_adapter(one) for one in adapters),
+            raise Fault(("adapters",), "'adapters' is not a list with one adapter or more")
+        recipe = cls(
+            adapters=tuple(_adapter(one, number) for number, one in enumerate(adapters)),
             base=_text(value, "base", ""),
-            method=_choice(value, "method", METHODS),
+            method=_choice(value, "method", ("linear", *METHODS)),
+            parameters=_map(value.get("parameters"), ("parameters",)),
+            weights=_weights(value.get("weights"), ("weights",)),
             dtype=_choice(value, "dtype", tuple(dtypes.OUTPUTS)) if value.get("dtype") else None,
-            max_shard_size=None if size is None else parse_size(size),
+            max_shard_size=_size(value.get("max_shard_size")),
             precision=cast("Precision", _choice(value, "precision", get_args(Precision))),
             tokenizer=_choice(value, "tokenizer", TOKENIZERS),
+            dequantize=_flag(value, "dequantize"),
         )
+        recipe.chosen()
+        return recipe
 
 
 def recipe_adapter(text: str) -> RecipeAdapter:
-    """Read ``REF[=WEIGHT]``; raise NameRefused."""
-    reference = Reference.parse(text)
+    """Read ``REF[=WEIGHT]`` or ``full:PATH[=WEIGHT]``; raise NameRefused."""
+    prefix = FULL if text.startswith(FULL) else ""
+    reference = Reference.parse(text.removeprefix(prefix))
     if reference.weight is None:
         return RecipeAdapter(text)
     return RecipeAdapter(text.rpartition("=")[0], reference.weight)
+
+
+def module_weight(text: str) -> tuple[str, float]:
+    """Read ``PATTERN=WEIGHT``; raise ValueError."""
+    pattern, equals, number = text.rpartition("=")
+    if not equals or not pattern:
+        raise ValueError(f"{text!r} is not PATTERN=WEIGHT")
+    try:
+        weight = float(number)
+    except ValueError:
+        raise ValueError(f"{number!r} in {text!r} is not a number") from None
+    return _weights({pattern: weight}, ("weights",))[0]
 
 
 def parse_size(value: object) -> int:
@@ -115,45 +180,79 @@ def parse_size(value: object) -> int:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe file in YAML; raise InputRefused with the line or field of the mistake."""
-    advice = "`adreg merge --help` shows a recipe."
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputRefused(path, error.strerror or str(error)) from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark is not None else ""
-        raise InputRefused(path, f"it is not valid YAML{where}", advice) from error
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise InputRefused(path, "it is not a map of fields", advice)
+    """Read a recipe file in YAML; raise RecipeRefused with the line of the mistake."""
+    value, line_of = read_yaml(path)
     try:
         return Recipe.from_dict(value)
-    except (ValueError, NameRefused) as error:
-        raise InputRefused(path, str(error), advice) from None
+    except Fault as error:
+        raise RecipeRefused(path, str(error), line=line_of(error.path)) from None
 
 
-def _adapter(value: object) -> RecipeAdapter:
-    if isinstance(value, str):
-        return recipe_adapter(value)
-    known = isinstance(value, dict) and not set(value) - {"ref", "weight"}
-    if not isinstance(value, dict) or not known or not isinstance(value.get("ref"), str):
-        raise ValueError(f"the adapter {value!r} is neither a reference nor ref and weight")
-    weight = value.get("weight", 1.0)
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-        raise ValueError(f"the weight {weight!r} is not a finite number")
-    return RecipeAdapter(value["ref"], float(weight))
+def _adapter(value: object, number: int) -> RecipeAdapter:
+    path = ("adapters", number)
+    try:
+        if isinstance(value, str):
+            return recipe_adapter(value)
+        if not isinstance(value, dict) or not isinstance(value.get("ref"), str):
+            raise Fault(path, f"the adapter {value!r} is neither a reference nor ref and weight")
+        if unknown := sorted(set(value) - {"ref", "weight", "weights"}):
+            raise Fault((*path, unknown[0]), f"the field {unknown[0]!r} of an adapter is not known")
+        recipe_adapter(value["ref"])
+    except NameRefused as error:
+        raise Fault(path, str(error)) from None
+    weight = _number(value.get("weight", 1.0), (*path, "weight"))
+    return RecipeAdapter(value["ref"], weight, _weights(value.get("weights"), (*path, "weights")))
 
 
-def _text(value: Mapping[str, Any], field: str, default: str) -> str:
-    text = value.get(field) or default
+def _weights(value: object, path: tuple[str | int, ...]) -> Weights:
+    weights = []
+    for pattern, weight in _map(value, path).items():
+        if fault := pattern_fault(pattern):
+            raise Fault((*path, pattern), f"the pattern {pattern!r} {fault}")
+        weights.append((pattern, _number(weight, (*path, pattern))))
+    return tuple(weights)
+
+
+def _map(value: object, path: tuple[str | int, ...]) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise Fault(path, f"{path[-1]!r} is not a map")
+    return value
+
+
+def _number(value: object, path: tuple[str | int, ...]) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise Fault(path, f"the weight {value!r} is not a finite number")
+    return float(value)
+
+
+def _size(value: object) -> int | None:
+    if value is None:
+        return None
+    try:
+        return parse_size(value)
+    except ValueError as error:
+        raise Fault(("max_shard_size",), str(error)) from None
+
+
+def _flag(value: Mapping[str, Any], name: str) -> bool:
+    flag = value.get(name) or False
+    if not isinstance(flag, bool):
+        raise Fault((name,), f"{name!r} is neither true nor false")
+    return flag
+
+
+def _text(value: Mapping[str, Any], name: str, default: str) -> str:
+    text = value.get(name) or default
     if not isinstance(text, str):
-        raise ValueError(f"{field!r} is not a text")  # noqa: TRY004  # a fault of the data
+        raise Fault((name,), f"{name!r} is not a text")
     return text
 
 
-def _choice(value: Mapping[str, Any], field: str, choices: tuple[str, ...]) -> str:
-    text = _text(value, field, choices[0])
+def _choice(value: Mapping[str, Any], name: str, choices: Sequence[str]) -> str:
+    text = _text(value, name, choices[0])
     if text not in choices:
-        raise ValueError(f"{field!r} is {text!r} and not one of {', '.join(choices)}")
+        listed = ", ".join(dict.fromkeys(choices))
+        raise Fault((name,), f"{name!r} is {text!r} and not one of {listed}")
     return text

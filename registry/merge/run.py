@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,31 +20,17 @@ from adreg.registry.bases.base import Base
 from adreg.registry.digest import PIECE, FileDigest
 from adreg.registry.durable import FileWriter, Staging
 from adreg.registry.errors import MergeRefused
-from adreg.registry.merge.deltas.change import TensorChange
 from adreg.registry.merge.deltas.opened import Opened
 from adreg.registry.merge.deltas.through_peft import PeftModules
-from adreg.registry.merge.deltas.tile import Tile
+from adreg.registry.merge.methods.make import make_combination
 from adreg.registry.merge.plan import Job, Plan
-from adreg.registry.merge.terms import Module
+from adreg.registry.merge.report import TensorReport
+from adreg.registry.merge.tensor import Block, Tally, Tensor, distance, sampled_rows
+from adreg.registry.merge.terms import Module, Normalised
 from adreg.registry.progress import SILENT, Progress
-from adreg.registry.tensors.arrays import LARGEST, NUMPY, Array, TensorReader, single_threaded_blas
+from adreg.registry.tensors.arrays import Array, TensorReader, single_threaded_blas
 
-_BLOCK = 512 << 10
-"""Bytes of W in one block: its float32 copy and the product then stay in a core's cache.
-Part of the result's bits, so it is no setting (a product is cut by it)."""
-
-_LONGEST_ROW = 8 * _BLOCK
-"""Bytes of a row beyond which a row is cut too."""
-
-
-@dataclass(frozen=True, slots=True)
-class TensorReport:
-    """What happened to one tensor: how many of its elements are not the base's."""
-
-    name: str
-    action: str
-    elements: int
-    changed: int
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,35 +47,39 @@ class MergeReport:
 
 
 @dataclass
-class _Tally:
-    """What the blocks of one tensor add up to."""
-
-    job: Job
-    changed: int = 0
-
-
-@dataclass
 class _Run:
     """One execution of a plan."""
 
+    plan: Plan
     base: Base
+    specs: Sequence[AdapterSpec | Base]
     opened: Opened
     reader: TensorReader
     dtype: np.dtype[Any]
     pool: ThreadPoolExecutor
     window: int
     modules: PeftModules
-    tallies: list[_Tally] = field(default_factory=list)
+    tallies: list[Tally] = field(default_factory=list)
 
-
-_Block = tuple[bytes | memoryview, int]
-"""Bytes to write, and how many elements differ from the base's."""
+    def in_order(self, tasks: Iterable[Callable[[], _T]]) -> Iterator[_T]:
+        """Run tasks in threads, at most ``window`` ahead; give their results in order."""
+        waiting: deque[Future[_T]] = deque()
+        try:
+            for task in tasks:
+                waiting.append(self.pool.submit(task))
+                if len(waiting) >= self.window:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def run(  # noqa: PLR0913  # the two ends of the engine, and how to run it
     plan: Plan,
     base: Base,
-    specs: Sequence[AdapterSpec],
+    specs: Sequence[AdapterSpec | Base],
     staging: Staging,
     *,
     threads: int | None = None,
@@ -111,7 +101,8 @@ def run(  # noqa: PLR0913  # the two ends of the engine, and how to run it
         modules = _modules(plan, base, specs, reader, dtype)
         modules.check()
         opened = Opened(specs, reader, dtype)
-        state = _Run(base, opened, reader, dtype, pool, 2 * threads + 2, modules)
+        window = 2 * threads + 2
+        state = _Run(plan, base, specs, opened, reader, dtype, pool, window, modules)
         progress.start("merging", plan.nbytes)
         for shard in plan.shards:
             with FileWriter(staging.folder / shard.file) as writer:
@@ -122,13 +113,7 @@ def run(  # noqa: PLR0913  # the two ends of the engine, and how to run it
                     _write(state, job, writer, progress)
             files.append(writer.digest(shard.file))
         progress.finish()
-    reports = tuple(
-        TensorReport(
-            t.job.name, t.job.action, t.job.entry.nbytes // NUMPY[t.job.dtype].itemsize, t.changed
-        )
-        for t in state.tallies
-    )
-    report = MergeReport(tuple(files), reports)
+    report = MergeReport(tuple(files), tuple(tally.report() for tally in state.tallies))
     added = any(job.action == "add" for job in plan.jobs)
     if report.changed == 0 and not added:
         raise MergeRefused(
@@ -141,146 +126,97 @@ def run(  # noqa: PLR0913  # the two ends of the engine, and how to run it
 def _modules(
     plan: Plan,
     base: Base,
-    specs: Sequence[AdapterSpec],
+    specs: Sequence[AdapterSpec | Base],
     reader: TensorReader,
     dtype: np.dtype[Any],
 ) -> PeftModules:
     """Gather what is left to PEFT."""
-    modules: list[dict[str, Module]] = [{} for _ in specs]
+    modules: dict[int, dict[str, Module]] = {}
     for job in plan.jobs:
         for part in job.contributions:
             for term in part.terms:
                 if isinstance(term, Module):
-                    modules[part.adapter][term.module] = term
+                    modules.setdefault(part.adapter, {})[term.module] = term
 
     def read(name: str) -> Array:
         info = base.layout[name]
         return base.read(reader, name, 0, info.count).astype(dtype).reshape(info.shape)
 
     shapes = {info.name: info.shape for info in base.layout}
-    return PeftModules(specs, modules, shapes, reader, read, dtype)
+    adapters = {n: spec for n, spec in enumerate(specs) if isinstance(spec, AdapterSpec)}
+    return PeftModules(adapters, modules, shapes, reader, read, dtype)
 
 
 def _write(state: _Run, job: Job, writer: FileWriter, progress: Progress) -> None:
-    """Compute a tensor's blocks ahead of the writer, at most ``window`` of them."""
-    tally = _Tally(job)
+    tally = Tally(job)
+    for block in state.in_order(_tasks(state, job, tally)):
+        writer.write(block.data)
+        tally.add(block)
+        progress.advance(len(block.data))
     if job.contributions:
         state.tallies.append(tally)
-    waiting: deque[Future[_Block]] = deque()
-    tasks = _tasks(state, job)
-    try:
-        for task in tasks:
-            waiting.append(state.pool.submit(task))
-            if len(waiting) >= state.window:
-                _take(waiting, tally, writer, progress)
-        while waiting:
-            _take(waiting, tally, writer, progress)
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
-def _take(
-    waiting: deque[Future[_Block]], tally: _Tally, writer: FileWriter, progress: Progress
-) -> None:
-    data, changed = waiting.popleft().result()
-    writer.write(data)
-    tally.changed += changed
-    progress.advance(len(data))
-
-
-def _tasks(state: _Run, job: Job) -> Iterator[Callable[[], _Block]]:
+def _tasks(state: _Run, job: Job, tally: Tally) -> Iterator[Callable[[], Block]]:
     if job.action == "copy" and job.source is not None and job.source not in state.base.decoders:
         yield from _copies(state, job.source)
         return
-    change = None
+    tensor = Tensor(job, state.base, state.reader, state.dtype)
     if job.contributions:
-        rows, columns = job.matrix
-        compute = state.modules.compute
-        change = TensorChange(job.contributions, rows, columns, state.opened, compute)
-    tiles = list(_tiles(job))
-    if change is not None and change.needs_norms:
-        for tile, squares in zip(
-            tiles,
-            state.pool.map(lambda tile: change.squares(_load(state, job, tile), tile), tiles),
-            strict=True,
-        ):
-            change.add_norms(tile, squares)
-        change.close_norms()
+        tensor.open(state.opened, state.modules.compute)
+    tiles = list(tensor.tiles())
+    if tensor.change is not None and tensor.change.needs_norms:
+        looks = (lambda tile=tile: tensor.squares(tile) for tile in tiles)
+        for tile, squares in zip(tiles, state.in_order(looks), strict=True):
+            tensor.change.add_norms(tile, squares)
+        tensor.change.close_norms()
+    if job.weights:
+        _combine(state, tensor, tiles)
+    else:
+        tally.worst_ulps = _worst(state, tensor)
     for tile in tiles:
-        yield lambda tile=tile: _block(state, job, change, tile)  # type: ignore[misc]
+        yield lambda tile=tile: tensor.block(tile)  # type: ignore[misc]
 
 
-def _copies(state: _Run, source: str) -> Iterator[Callable[[], _Block]]:
+def _combine(state: _Run, tensor: Tensor, tiles: Sequence[Any]) -> None:
+    """Let the plan's method look at the whole tensor as often as it must."""
+    job = tensor.job
+    rows, columns = job.matrix
+    combination = make_combination(
+        state.plan.method, job.name, rows, columns, job.weights, state.dtype
+    )
+    tensor.combination = combination
+    while combination.passes_left:
+        looks = (lambda tile=tile: tensor.look(tile) for tile in tiles)
+        for tile, seen in zip(tiles, state.in_order(looks), strict=True):
+            combination.take(tile, seen)
+        combination.close_pass()
+
+
+def _worst(state: _Run, tensor: Tensor) -> float | None:
+    """Compute some rows again in float64 and return how far the written ones are from them.
+
+    None where that would need the whole tensor again: DoRA's norms, PEFT's own modules.
+    """
+    job = tensor.job
+    terms = [term for part in job.contributions for term in part.terms]
+    whole = any(isinstance(term, Normalised | Module) for term in terms)
+    if not terms or whole or job.source is None:
+        return None
+    wide = np.dtype(np.float64)
+    exact = Tensor(job, state.base, state.reader, wide)
+    exact.open(Opened(state.specs, state.reader, wide), state.modules.compute)
+    return max((distance(tensor, exact, tile) for tile in sampled_rows(job)), default=None)
+
+
+def _copies(state: _Run, source: str) -> Iterator[Callable[[], Block]]:
     file, info = state.base.layout.places[source]
 
-    def piece(offset: int, size: int) -> _Block:
+    def piece(offset: int, size: int) -> Block:
         buffer = memoryview(bytearray(size))
         state.reader.read_into(file.path, offset, buffer)
-        return buffer, 0
+        return Block(buffer)
 
     for offset in range(info.start, info.end, PIECE):
         size = min(PIECE, info.end - offset)
         yield lambda offset=offset, size=size: piece(offset, size)  # type: ignore[misc]
-
-
-def _tiles(job: Job) -> Iterator[Tile]:
-    """Cut a tensor in blocks: whole rows, or pieces of one row where rows are huge."""
-    rows, columns = job.matrix
-    if rows * columns == 0:
-        return
-    size = NUMPY[job.dtype].itemsize
-    if columns * size > _LONGEST_ROW:
-        step = _BLOCK // size
-        for row in range(rows):
-            for column in range(0, columns, step):
-                yield Tile(row, row + 1, column, min(columns, column + step))
-        return
-    step = max(1, _BLOCK // (columns * size))
-    for row in range(0, rows, step):
-        yield Tile(row, min(rows, row + step), 0, columns)
-
-
-def _load(state: _Run, job: Job, tile: Tile) -> Array:
-    """Read W's block (rows, columns) in the precision of the sums; zeros where there is no W."""
-    rows, columns = tile.shape
-    if job.source is None:
-        return np.zeros((rows, columns), state.dtype)
-    start = tile.start(job.matrix[1])
-    raw = state.base.read(state.reader, job.source, start, start + rows * columns)
-    # By way of float32, a float64 that is cast would be rounded twice.
-    dtype = raw.dtype if raw.dtype == np.float64 else state.dtype
-    return raw.astype(dtype).reshape(rows, columns)
-
-
-@np.errstate(all="ignore")  # what is not finite is refused by name, not warned of
-def _block(state: _Run, job: Job, change: TensorChange | None, tile: Tile) -> _Block:
-    base = _load(state, job, tile)
-    result = base if change is None else change.apply(base, tile)
-    out = NUMPY[job.dtype]
-    _check_finite(job, base, result)
-    rounded = np.ascontiguousarray(result.astype(out))
-    changed = 0
-    if change is not None and job.source is not None:
-        changed = int(np.count_nonzero(_bits(rounded) != _bits(base.astype(out))))
-    return rounded.view(np.uint8).data.cast("B"), changed
-
-
-def _bits(array: Array) -> Array:
-    return array.view(np.dtype(f"u{array.dtype.itemsize}"))
-
-
-def _check_finite(job: Job, base: Array, block: Array) -> None:
-    # The sums may be narrower than the output: then infinities come from them.
-    largest = min(LARGEST[job.dtype], float(np.finfo(block.dtype).max))
-    # A NaN fails both comparisons, so this finds it too.
-    if block.max() <= largest and block.min() >= -largest:
-        return
-    # A base may hold infinities of its own (masks); only what adapters touch must be finite.
-    if not job.contributions and not np.isfinite(base[~(np.abs(block) <= largest)]).any():
-        return
-    raise MergeRefused(
-        (f"{job.name!r} would hold values that are not finite in {job.dtype}",),
-        "The base or an adapter is broken, or a weight is too large;"
-        " --dtype bfloat16 has more range than float16.",
-    )

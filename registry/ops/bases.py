@@ -65,22 +65,24 @@ class OpenedBase:
         return frozenset(names)
 
 
-def add_base(
+def add_base(  # noqa: PLR0913  # one argument for each thing that can be said of a base
     context: Context,
     text: str,
     *,
     name: str | None = None,
     aliases: Iterable[str] = (),
     licence: str | None = None,
+    dequantize: bool = False,
 ) -> BaseAdded:
     """Record a base: a checkpoint's folder, or OWNER/REPO[@REVISION] of the Hugging Face cache.
 
+    With ``dequantize`` a quantised one is recorded as the checkpoint that it decodes to.
     Nothing is copied. Raises NameRefused, NotFound, BaseRefused, and AlreadyExists when
     the name is another base's or the folder holds another one than was recorded.
     """
     if name is not None:
         check_name(name)
-    base = read_base(_absolute(locate(text).folder))
+    base = read_base(_absolute(locate(text).folder), dequantize=dequantize)
     with context.catalog.write() as connection:
         added = record_base(connection, base, name=name, aliases=aliases, licence=licence)
         connection.commit()
@@ -140,7 +142,7 @@ def show_base(context: Context, name: str) -> BaseShown:
     return BaseShown(record, files, record.facts.location.is_dir())
 
 
-def open_base(context: Context, text: str) -> OpenedBase:
+def open_base(context: Context, text: str, *, dequantize: bool = False) -> OpenedBase:
     """Find a base and read its headers as they are now.
 
     ``text`` is a name or other name in the catalog, a folder, or OWNER/REPO[@REVISION] of
@@ -153,7 +155,7 @@ def open_base(context: Context, text: str) -> OpenedBase:
             if bases.known_as(connection, text):
                 return open_record(bases.resolve(connection, text), text)
     try:
-        base = read_base(_absolute(locate(text).folder))
+        base = read_base(_absolute(locate(text).folder), dequantize=dequantize)
     except NotFound as error:
         if is_path or error.close:
             raise
@@ -170,7 +172,8 @@ def open_record(record: BaseRecord, text: str = "") -> OpenedBase:
     again = f"If it lies elsewhere now: adreg base add FOLDER --name {record.name}"
     if not folder.is_dir():
         raise BaseRefused(folder, f"the folder of the base {record.name} is gone", again)
-    base = read_base(folder)
+    # A quantised base is recorded only by one who asked to decode it.
+    base = read_base(folder, dequantize=True)
     if base.layout_digest != record.facts.layout_digest:
         reason = f"it no longer holds the tensors that were recorded as the base {record.name}"
         raise BaseRefused(folder, reason, again)

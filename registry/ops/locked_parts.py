@@ -29,14 +29,16 @@ class FoundBase:
     files: tuple[BaseFile, ...]
 
 
-def find_base(context: Context, locked: LockedBase, text: str | None = None) -> FoundBase:
+def find_base(
+    context: Context, locked: LockedBase, text: str | None = None, *, dequantize: bool = False
+) -> FoundBase:
     """Return the base that has the lock's layout and files: the one named, else any that is known.
 
     Only the side files that the lock names count. Raises BaseRefused that names what
     differs, NotFound when none is known.
     """
     if text is not None:
-        opened = open_base(context, text)
+        opened = open_base(context, text, dequantize=dequantize)
         found, reasons = _compare(context, locked, opened)
         if found is None:
             raise _refused(opened, reasons)

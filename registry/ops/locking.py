@@ -13,8 +13,8 @@ from adreg.registry.bases.base import CONFIG
 from adreg.registry.catalog import show, versions
 from adreg.registry.catalog.records import AdapterVersion, ModelInput, ModelVersion
 from adreg.registry.digest import FileDigest
-from adreg.registry.errors import Damaged, NameRefused
-from adreg.registry.names import check_name, suggest_name
+from adreg.registry.errors import Damaged, InputRefused, NameRefused
+from adreg.registry.names import FULL, check_name, suggest_name
 from adreg.registry.ops.bases import OpenedBase
 from adreg.registry.ops.context import Context
 from adreg.registry.release.licences import LicensedPart
@@ -65,6 +65,12 @@ def make_lock(
 ) -> Lock:
     """Return the lock of a release; ``files`` are those of the release as far as they are known."""
     model = parts.model
+    if full := [a["ref"] for a in model.facts.recipe["adapters"] if a["ref"].startswith(FULL)]:
+        raise InputRefused(
+            model.facts.location,
+            f"it was made of a whole checkpoint ({full[0]}), which no lock file can name",
+            f"Extract an adapter of it with `adreg extract {full[0].removeprefix(FULL)}`.",
+        )
     config = jsonio.read_object(model.facts.location / CONFIG)
     locked_base = LockedBase(
         names=_base_names(base),
@@ -154,5 +160,8 @@ def _recipe(
     recipe: Mapping[str, Any], base: LockedBase, adapters: tuple[LockedAdapter, ...]
 ) -> dict[str, Any]:
     """Return the recipe with names that mean the same on another machine."""
-    named = [{"ref": one.reference, "weight": one.weight} for one in adapters]
+    named = [
+        {**asked, "ref": one.reference, "weight": one.weight}
+        for asked, one in zip(recipe["adapters"], adapters, strict=True)
+    ]
     return {**recipe, "base": base.names[0], "adapters": named}

@@ -22,6 +22,7 @@ from adreg.registry.catalog.records import (
 )
 from adreg.registry.durable import Staging, write_error
 from adreg.registry.merge.output import Written
+from adreg.registry.merge.report import total
 from adreg.registry.ops import base_files, history
 from adreg.registry.ops.bases import free_name, record_base
 from adreg.registry.ops.context import Context
@@ -54,8 +55,8 @@ def _content(ready: Ready) -> dict[str, Any]:
         *([file.path, file.size, file.mtime_ns] for file in seen),
     ]
     recipe["adapters"] = [
-        [digest.of_files(one.spec.files), weight]
-        for one, weight in zip(ready.adapters, ready.weights, strict=True)
+        [one.digest, asked.weight, asked.weights]
+        for one, asked in zip(ready.adapters, ready.recipe.adapters, strict=True)
     ]
     recipe["engine"] = engine()
     return recipe
@@ -133,15 +134,14 @@ def record(  # noqa: PLR0913, PLR0917  # one transaction's worth of facts
         recipe_digest=recipe_digest,
         engine=engine(),
         report={
-            "changed": report.changed,
-            "elements": sum(tensor.elements for tensor in report.tensors),
+            **total(report.tensors).to_dict(),
             "actions": dict(Counter(job.action for job in plan.jobs)),
         },
     )
     inputs = [
-        ModelInput.of(one.record.key, weight)
-        if one.record
-        else ModelInput(None, str(one.spec.folder), 0, digest.of_files(one.spec.files), weight)
+        ModelInput.of(one.key, weight)
+        if one.key
+        else ModelInput(None, str(one.content.folder), 0, one.digest, weight)
         for one, weight in zip(ready.adapters, ready.weights, strict=True)
     ]
     at = history.now()

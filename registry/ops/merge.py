@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adreg.registry import digest
 from adreg.registry.bases.verdict import Grade, judge
 from adreg.registry.catalog import series
 from adreg.registry.catalog.records import VersionKey
@@ -16,13 +15,14 @@ from adreg.registry.durable import Staging, require_space
 from adreg.registry.errors import AlreadyExists, MergeRefused, NotFound
 from adreg.registry.merge.output import SideFile, Written, side_files, write_model
 from adreg.registry.merge.plan import Input, Plan, make_plan
-from adreg.registry.merge.recipe import Recipe
-from adreg.registry.names import check_name, suggest_name
+from adreg.registry.merge.recipe import Fault, Recipe
+from adreg.registry.merge.report import TensorReport, Totals, total
+from adreg.registry.names import check_name
 from adreg.registry.ops import made_models
 from adreg.registry.ops.bases import OpenedBase, open_base, open_record
 from adreg.registry.ops.context import Context
 from adreg.registry.ops.places import check_output
-from adreg.registry.ops.specs import OpenedVersion, open_version
+from adreg.registry.ops.specs import OpenedInput, OpenedVersion, open_full, open_version
 from adreg.registry.release.card import CardAdapter, CardBase, CardFacts, model_card
 from adreg.registry.release.licences import LicensedPart, release_licence
 from adreg.registry.tensors import dtypes
@@ -45,8 +45,8 @@ class Merged:
     """A merged model, or the plan of one after a dry run.
 
     ``key`` is None after a dry run. ``new`` is false when these very bytes were a model
-    already. ``changed`` counts the elements that are not the base's, of ``elements`` in
-    tensors that adapters touch; both 0 after a dry run.
+    already. ``report`` says what happened to each tensor that the inputs touch, and
+    ``totals`` to all; there are none after a dry run, and when nothing was made.
     """
 
     name: str
@@ -61,8 +61,8 @@ class Merged:
     key: VersionKey | None = None
     new: bool = True
     files: tuple[FileDigest, ...] = ()
-    changed: int = 0
-    elements: int = 0
+    totals: Totals | None = None
+    report: tuple[TensorReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Ready:
 
     recipe: Recipe
     base: OpenedBase
-    adapters: tuple[OpenedVersion, ...]
+    adapters: tuple[OpenedInput, ...]
     plan: Plan
     sides: tuple[SideFile, ...]
     remarks: tuple[str, ...]
@@ -115,7 +115,7 @@ def merge(  # noqa: PLR0913  # one argument for each thing that can be asked
     if output is None and (known := made_models.find_made(context, recipe_digest, folder)):
         return _merged(ready, known.name, folder, dry_run=dry_run, key=known)
     if output is not None:
-        inputs = [("an adapter", one.spec.folder) for one in ready.adapters]
+        inputs = [("an input", one.content.folder) for one in ready.adapters]
         check_output(folder, [("the base", ready.base.base.folder), *inputs])
     require_space(folder.parent, ready.output_bytes)
     if dry_run:
@@ -130,15 +130,20 @@ def merge(  # noqa: PLR0913  # one argument for each thing that can be asked
 
 def prepare(context: Context, recipe: Recipe) -> Ready:
     """Open what a recipe names and plan the merge; nothing is written."""
-    adapters = tuple(open_version(context, one.ref) for one in recipe.adapters)
-    base = _open_base(context, recipe.base, adapters)
+    adapters = tuple(
+        open_version(context, one.ref) if one.full is None else open_full(context, one.full)
+        for one in recipe.adapters
+    )
+    base = _open_base(context, recipe, adapters)
     return plan_for(recipe, base, adapters)
 
 
-def plan_for(recipe: Recipe, base: OpenedBase, adapters: Sequence[OpenedVersion]) -> Ready:
+def plan_for(recipe: Recipe, base: OpenedBase, adapters: Sequence[OpenedInput]) -> Ready:
     """Plan a merge of what is open already."""
+    # A base that was recorded decoded is decoded; a rebuild elsewhere must know.
+    recipe = replace(recipe, dequantize=bool(base.base.decoders))
     inputs = [
-        Input(one.name, one.spec, asked.weight)
+        Input(one.name, one.content, asked.weight, asked.weights + recipe.weights)
         for one, asked in zip(adapters, recipe.adapters, strict=True)
     ]
     names = [one.name for one in inputs]
@@ -146,14 +151,19 @@ def plan_for(recipe: Recipe, base: OpenedBase, adapters: Sequence[OpenedVersion]
         raise MergeRefused(
             (f"{twice[0]} is named twice",), "Name it once, with the sum of the weights."
         )
+    try:
+        method = recipe.chosen()
+    except Fault as error:
+        raise MergeRefused((str(error),), "`adreg merge --help` names the methods.") from error
     plan = make_plan(
         base.base,
         inputs,
+        method=method,
         dtype=recipe.dtype,
         max_shard_size=recipe.max_shard_size,
         precision=recipe.precision,
     )
-    specs = [one.spec for one in adapters]
+    specs = [one.spec for one in adapters if isinstance(one, OpenedVersion)]
     sides = side_files(base.base, specs, recipe.tokenizer)
     return Ready(recipe, base, tuple(adapters), plan, sides, _remarks(base, adapters, plan))
 
@@ -165,7 +175,7 @@ def build(
     return write_model(
         ready.plan,
         ready.base.base,
-        [one.spec for one in ready.adapters],
+        [one.content for one in ready.adapters],
         staging,
         sides=ready.sides,
         card=card,
@@ -180,10 +190,10 @@ def card_of(ready: Ready, name: str) -> str:
     licence = base.record.facts.licence if base.record else base.base.licence
     adapters = [
         CardAdapter(
-            one.name if one.record else one.spec.folder.name,
-            one.record.content.digest if one.record else digest.of_files(one.spec.files),
+            one.name if one.key else one.content.folder.name,
+            one.digest,
             weight,
-            one.record.content.licence if one.record else one.spec.licence,
+            one.licence,
         )
         for one, weight in zip(ready.adapters, ready.weights, strict=True)
     ]
@@ -211,9 +221,10 @@ def card_of(ready: Ready, name: str) -> str:
     )
 
 
-def _open_base(context: Context, text: str, adapters: Sequence[OpenedVersion]) -> OpenedBase:
-    if text:
-        return open_base(context, text)
+def _open_base(context: Context, recipe: Recipe, inputs: Sequence[OpenedInput]) -> OpenedBase:
+    if recipe.base:
+        return open_base(context, recipe.base, dequantize=recipe.dequantize)
+    adapters = [one for one in inputs if isinstance(one, OpenedVersion)]
     found = [one.record.base for one in adapters if one.record and one.record.base]
     records = {record.id: record for record in found}
     if len(records) == 1:
@@ -226,17 +237,19 @@ def _open_base(context: Context, text: str, adapters: Sequence[OpenedVersion]) -
     hints = {one.spec.base_hint for one in adapters if one.spec.base_hint}
     advice = "Pass --base with a folder, or `adreg base add` it first."
     if len(hints) != 1:
-        raise NotFound("recorded base for", adapters[0].name, (), advice)
+        raise NotFound("recorded base for", inputs[0].name, (), advice)
     hint = hints.pop()
     try:
-        return open_base(context, hint)
+        return open_base(context, hint, dequantize=recipe.dequantize)
     except NotFound as error:
         raise NotFound("base", hint, error.close, advice) from error
 
 
-def _remarks(base: OpenedBase, adapters: Sequence[OpenedVersion], plan: Plan) -> tuple[str, ...]:
+def _remarks(base: OpenedBase, inputs: Sequence[OpenedInput], plan: Plan) -> tuple[str, ...]:
     remarks = []
-    for one in adapters:
+    for one in inputs:
+        if not isinstance(one, OpenedVersion):
+            continue
         made_for = one.record.base.facts.layout_digest if one.record and one.record.base else None
         verdict = judge(one.spec, base.base, base.known_names, made_for)
         if verdict.grade is Grade.SAME_SHAPES:
@@ -249,9 +262,7 @@ def _remarks(base: OpenedBase, adapters: Sequence[OpenedVersion], plan: Plan) ->
 
 
 def _default_name(ready: Ready) -> str:
-    first = ready.adapters[0]
-    stem = first.record.key.name if first.record else suggest_name(first.spec.folder.name)
-    return f"{stem}-merged"
+    return f"{ready.adapters[0].stem}-merged"
 
 
 def _check_series(context: Context, name: str) -> None:
@@ -291,6 +302,6 @@ def _merged(  # noqa: PLR0913  # what a merge tells
         key=key,
         new=new,
         files=written.files if written else (),
-        changed=written.report.changed if written else 0,
-        elements=sum(t.elements for t in written.report.tensors) if written else 0,
+        totals=total(written.report.tensors) if written else None,
+        report=written.report.tensors if written else (),
     )

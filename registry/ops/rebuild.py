@@ -20,7 +20,7 @@ from adreg.registry.errors import (
     NotFound,
     NotReproduced,
 )
-from adreg.registry.merge.recipe import Recipe, RecipeAdapter
+from adreg.registry.merge.recipe import Recipe
 from adreg.registry.ops import history, made_models, merge
 from adreg.registry.ops.context import Context
 from adreg.registry.ops.locked_parts import FoundBase, find_adapter, find_base
@@ -85,7 +85,9 @@ def rebuild(
     lock = read_lock(lockfile)
     recipe = _recipe(lockfile, lock)
     check_output(output, ())
-    found_base = _attempt(partial(find_base, context, lock.base, base))
+    found_base = _attempt(
+        partial(find_base, context, lock.base, base, dequantize=recipe.dequantize)
+    )
     found = [_attempt(partial(find_adapter, context, one)) for one in lock.adapters]
     parts = _parts(lock, found_base, found)
     if dry_run:
@@ -103,8 +105,8 @@ def _recipe(lockfile: Path, lock: Lock) -> Recipe:
         recipe = Recipe.from_dict(lock.recipe)
     except ValueError as error:
         raise LockBroken(lockfile, f"its recipe is wrong: {error}", advice) from None
-    adapters = tuple(RecipeAdapter(one.reference, one.weight) for one in lock.adapters)
-    if recipe.adapters != adapters:
+    listed = [(one.reference, one.weight) for one in lock.adapters]
+    if [(one.ref, one.weight) for one in recipe.adapters] != listed:
         raise LockBroken(lockfile, "its recipe names other adapters than it lists", advice)
     return recipe
 

@@ -165,6 +165,11 @@ def _open_model(context: Context, text: str) -> _Model:
         reason = f"{record.key} was combined by {record.facts.method}, which is no sum of deltas"
         advice = "Merge the other adapters into the base again."
         raise InputRefused(record.facts.location, reason, advice)
+    asked = record.facts.recipe
+    if asked.get("weights") or any(one.get("weights") for one in asked["adapters"]):
+        reason = f"{record.key} was merged with weights of their own for some modules"
+        advice = "Merge the other adapters into the base again."
+        raise InputRefused(record.facts.location, reason, advice)
     return _Model(str(record.key), read_model(record), record)
 
 

@@ -148,9 +148,9 @@ def _check_recipe(record: ModelVersion) -> None:
         raise InputRefused(facts.location, f"no adapter is recorded for {record.key}")
     asked = facts.recipe.get("adapters")
     parts = [one for one in asked if isinstance(one, Mapping)] if isinstance(asked, list) else []
-    more = sorted({name for one in parts for name in one if one[name]} - {"ref", "weight"})
-    if more or any(not isinstance(one.get("weight", 1), int | float) for one in parts):
-        what = more[0] if more else "a weight of its own for each module"
+    more = any(one.get("weights") for one in parts)
+    if more or facts.recipe.get("weights"):
+        what = "weights of their own for some modules"
         reason = f"{record.key} was merged with {what}, which PEFT cannot do unmerged"
         raise InputRefused(facts.location, reason, advice)
 

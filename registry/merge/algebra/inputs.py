@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,8 @@ _SETTINGS = {
 _EMPTY: tuple[object, ...] = (None, False, [], {})
 _MUTATES = ("pissa", "olora", "corda", "lora_ga", "loftq")
 """Initialisations that change the base when they are loaded (PEFT 0.21.2, lora/layer.py)."""
+
+_WRAPPED = ".base_layer."
 
 _UNDERSTOOD = frozenset(
     {Part.LORA_A, Part.LORA_B, Part.LORA_BIAS, Part.EMBEDDING_A, Part.EMBEDDING_B, Part.FULL}
@@ -129,7 +131,7 @@ def read_inputs(adapters: Weighted, names: Sequence[str]) -> Inputs:
         for module, term in _terms(spec, weight).items():
             terms[module].append((name, term))
     reasons = [reason for module, those in terms.items() for reason in _mismatch(module, those)]
-    wholes, more = _wholes(adapters, names)
+    wholes, more = _wholes(adapters, names, terms)
     reasons += more
     if reasons:
         raise AdapterNotMade(tuple(reasons), _MERGE)
@@ -200,30 +202,42 @@ def _mismatch(module: str, terms: Sequence[tuple[str, Term]]) -> list[str]:
     return reasons
 
 
-def _wholes(adapters: Weighted, names: Sequence[str]) -> tuple[tuple[Whole, ...], list[str]]:
-    """Choose the whole parameters that can be kept; they replace, so they cannot be added up."""
-    holders: dict[str, list[tuple[str, float, Whole]]] = defaultdict(list)
+def _wholes(
+    adapters: Weighted, names: Sequence[str], targeted: Container[str]
+) -> tuple[tuple[Whole, ...], list[str]]:
+    """Choose the whole parameters that can be kept; they replace, so they cannot be added up.
+
+    ``targeted`` are the modules that have factors. PEFT keeps the base's own parameters of
+    such behind ``base_layer``, and saves an embedding's or a head's weight along.
+    """
+    holders: dict[tuple[str, str], list[tuple[str, float, Whole]]] = defaultdict(list)
     for (spec, weight), name in zip(adapters, names, strict=True):
         for tensor in spec.tensors:
             if tensor.part is Part.FULL:
-                key = _clean(tensor.key)
-                whole = Whole(key, tensor.module, spec, tensor)
-                holders[key].append((name, weight, whole))
+                whole = Whole(_clean(tensor.key), tensor.module, spec, tensor)
+                holders[tensor.module, tensor.parameter].append((name, weight, whole))
     kept, reasons = [], []
-    for key, those in holders.items():
-        names_of = ", ".join(name for name, _, _ in those)
-        same = _identical([whole for _, _, whole in those])
-        copies_base = key.endswith(".base_layer.weight")
-        if not same:
-            reasons.append(f"{key!r} is another tensor in each of {names_of}")
-        elif not copies_base and len(those) == 1 and those[0][1] != 1:
+    for (module, parameter), those in holders.items():
+        wholes = [whole for _, _, whole in those]
+        first = next((whole for whole in wholes if _WRAPPED in whole.key), wholes[0])
+        copies_base = _WRAPPED in first.key and parameter == "weight"
+        weight = those[0][1]
+        called = f"{module}.{parameter}"
+        by = ", ".join(name for name, _, _ in those)
+        if not _identical(wholes):
+            reasons.append(f"{called!r} is another tensor in each of {by}")
+        elif parameter == "weight" and module in targeted and not copies_base:
+            reasons.append(f"{called!r} is saved whole in {by} and has factors besides")
+        elif not copies_base and len(those) == 1 and weight != 1:
             reasons.append(
-                f"{key!r} replaces the base's, but {names_of} has the weight {those[0][1]:g}, not 1"
+                f"{called!r} replaces the base's, but {by} has the weight {weight:g}, not 1"
             )
         elif not copies_base and 1 < len(those) < len(adapters):
-            reasons.append(f"{key!r} is in some of the adapters only: {names_of}")
+            reasons.append(f"{called!r} is in some of the adapters only: {by}")
         else:
-            kept.append(those[0][2])
+            behind = module in targeted and parameter == "bias" and _WRAPPED not in first.key
+            key = f"{PREFIX}{module}{_WRAPPED}{parameter}" if behind else first.key
+            kept.append(replace(first, key=key))
     return tuple(kept), reasons
 
 

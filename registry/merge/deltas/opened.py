@@ -8,40 +8,70 @@ from typing import Any
 import numpy as np
 
 from adreg.registry.adapters.spec import AdapterSpec
+from adreg.registry.bases.base import Base
 from adreg.registry.merge.deltas.factors import Factor
 from adreg.registry.merge.terms import FactorView
 from adreg.registry.tensors.arrays import Array, TensorReader
 from adreg.registry.tensors.header import TensorInfo
 
+_KEPT = 32 << 20
+"""Elements of interleaved factors kept at once: 128 MiB in float32. On a checkpoint of one
+tensor an expert, each of hundreds of experts picks its columns out of the same factor."""
+
 
 class Opened:
-    """The adapters' files: tensors by adapter and key, in the precision of the sums."""
+    """The inputs' tensors by number of the input and key, in the precision of the sums."""
 
     def __init__(
-        self, specs: Sequence[AdapterSpec], reader: TensorReader, dtype: np.dtype[Any]
+        self, specs: Sequence[AdapterSpec | Base], reader: TensorReader, dtype: np.dtype[Any]
     ) -> None:
         """Index the tensors; nothing is read."""
         self.reader = reader
         self.dtype = dtype
-        self.specs = specs
-        self._infos = [{t.key: t.info for t in spec.tensors} for spec in specs]
+        self._specs = specs
+        self._cache: dict[tuple[int, str], Array] = {}
+        self._infos = [
+            {t.name: t for t in spec.layout}
+            if isinstance(spec, Base)
+            else {t.key: t.info for t in spec.tensors}
+            for spec in specs
+        ]
 
-    def info(self, adapter: int, key: str) -> TensorInfo:
-        """Return the header of an adapter's tensor."""
-        return self._infos[adapter][key]
+    def info(self, number: int, key: str) -> TensorInfo:
+        """Return the header of an input's tensor."""
+        return self._infos[number][key]
 
-    def slice(self, adapter: int, key: str, start: int, stop: int) -> Array:
+    def slice(self, number: int, key: str, start: int, stop: int) -> Array:
         """Read flat elements [start, stop)."""
-        path = self.specs[adapter].weights.path
-        return self.reader.read(path, self.info(adapter, key), start, stop).astype(self.dtype)
+        spec = self._specs[number]
+        if isinstance(spec, Base):
+            return spec.read(self.reader, key, start, stop).astype(self.dtype)
+        info = self.info(number, key)
+        return self.reader.read(spec.weights.path, info, start, stop).astype(self.dtype)
 
-    def whole(self, adapter: int, key: str) -> Array:
+    def whole(self, number: int, key: str) -> Array:
         """Read a small tensor in its own shape."""
-        info = self.info(adapter, key)
-        return self.slice(adapter, key, 0, info.count).reshape(info.shape)
+        info = self.info(number, key)
+        return self.slice(number, key, 0, info.count).reshape(info.shape)
 
-    def factor(self, adapter: int, view: FactorView, outer: int, inner: int) -> Factor:
+    def factor(self, number: int, view: FactorView, outer: int, inner: int) -> Factor:
         """Return a tensor, or a part of one, as an (outer, inner) matrix."""
-        info = self.info(adapter, view.key)
-        file = self.specs[adapter].weights
-        return Factor(self.reader, file, info, view, outer, inner, self.dtype)
+        info = self.info(number, view.key)
+
+        def read(start: int, stop: int) -> Array:
+            return self.slice(number, view.key, start, stop)
+
+        if view.inner_step > 1 and (kept := self._kept(number, view.key)) is not None:
+            return Factor(lambda start, stop: kept[start:stop], info, view, outer, inner)
+        return Factor(read, info, view, outer, inner)
+
+    def _kept(self, number: int, key: str) -> Array | None:
+        """Return a tensor of interleaved experts, kept for the next expert if it is not huge."""
+        count = self.info(number, key).count
+        if count > _KEPT:
+            return None
+        if (number, key) not in self._cache:
+            while self._cache and sum(map(len, self._cache.values())) + count > _KEPT:
+                self._cache.pop(next(iter(self._cache)))
+            self._cache[number, key] = self.slice(number, key, 0, count)
+        return self._cache[number, key]

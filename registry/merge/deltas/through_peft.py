@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -65,14 +65,14 @@ class PeftModules:
 
     def __init__(  # noqa: PLR0913, PLR0917  # what it takes from, and how
         self,
-        specs: Sequence[AdapterSpec],
-        modules: Sequence[Mapping[str, Module]],
+        specs: Mapping[int, AdapterSpec],
+        modules: Mapping[int, Mapping[str, Module]],
         shapes: Shapes,
         reader: TensorReader,
         read: Callable[[str], Array],
         dtype: np.dtype[Any],
     ) -> None:
-        """Build nothing yet. ``modules`` are each adapter's by name; ``read`` reads base tensors.
+        """Build nothing yet. ``modules`` are those of each adapter, by name.
 
         ``read`` returns a whole tensor of the base in its own shape, as ``dtype``.
         """
@@ -85,10 +85,9 @@ class PeftModules:
 
         Done with weights that take no memory, so that it is known before a byte is written.
         """
-        for number, modules in enumerate(self._modules):
-            if modules:
-                with _quiet():
-                    self._build(number, modules, None, trial=True)
+        for number, modules in self._modules.items():
+            with _quiet():
+                self._build(number, modules, None, trial=True)
 
     def compute(self, adapter: int, term: Module) -> Array:
         """Return the module's weight or bias as PEFT merges it, in its own shape."""

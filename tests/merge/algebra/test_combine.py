@@ -242,6 +242,43 @@ def test_whole_modules_are_kept(tmp_path: Path) -> None:
     )
 
 
+def test_trained_biases_go_where_peft_finds_them(tmp_path: Path) -> None:
+    """A bias that one adapter trained stays whole, though another puts factors on its module."""
+    base = factory.make_base(tmp_path / "base", "qwen2", dtype=torch.float32)
+    factory.make_adapter(base, tmp_path / "a1", seed=1, target_modules=["q_proj"])
+    factory.make_adapter(base, tmp_path / "a2", seed=2, target_modules=["v_proj"], bias="all")
+
+    combined(tmp_path, ("a1", "a2"), tmp_path / "out", (0.5, 1.0), method="cat")
+
+    trained = factory.load_adapter(base, tmp_path / "a2").merge_and_unload().state_dict()
+    ours = factory.load_adapter(base, tmp_path / "out").merge_and_unload().state_dict()
+    biases = [name for name in trained if name.endswith(".bias")]
+    assert 6 == len(biases)
+    assert all(torch.equal(trained[name], ours[name]) for name in biases)
+
+
+def test_raw_dumps(root: Path, tmp_path: Path, deltas: Deltas) -> None:
+    """Adapters whose keys still hold the adapter's name combine into one that PEFT reads."""
+    dump = tmp_path / "dump"
+    factory.make_adapter(root / "base", dump, seed=1, modules_to_save=["lm_head"])
+    expected = deltas(root / "base", dump)
+
+    def rename(tensors: dict[str, torch.Tensor]) -> None:
+        for name in list(tensors):
+            raw = name.replace(".weight", ".default.weight")
+            raw = raw.replace("lm_head.default", "lm_head.modules_to_save.default")
+            tensors[raw] = tensors.pop(name)
+
+    factory.edit_tensors(dump, rename)
+
+    combined(tmp_path, ("dump",), tmp_path / "out", (1.0,), method="cat")
+
+    assert difference(deltas(root / "base", tmp_path / "out"), expected) < 1e-6
+    assert "base_model.model.lm_head.weight" in load_file(
+        tmp_path / "out" / "adapter_model.safetensors"
+    )
+
+
 def test_the_modules_are_chosen_as_before(root: Path, tmp_path: Path) -> None:
     """Adapters of the same modules keep their target_modules; others are named one by one."""
     combined(root, ("one", "patterned"), tmp_path / "same", method="cat")

@@ -78,7 +78,7 @@ def test_whole_modules_that_differ(make: Callable[..., Path]) -> None:
     """Two different saved heads cannot be one."""
     heads = [(make(f"head{n}", seed=n, modules_to_save=["lm_head"]), 1.0) for n in (1, 2)]
 
-    assert "'base_model.model.lm_head.weight' is another tensor in each of head1, head2" in str(
+    assert "'lm_head.weight' is another tensor in each of head1, head2" in str(
         refused(heads, Settings())
     )
 
@@ -89,6 +89,15 @@ def test_a_whole_module_at_a_weight(make: Callable[..., Path]) -> None:
 
     assert "has the weight 0.5, not 1" in str(
         refused([(head, 0.5), (make("plain"), 1.0)], Settings())
+    )
+
+
+def test_a_whole_module_with_factors(make: Callable[..., Path]) -> None:
+    """A weight cannot be replaced by one adapter and changed by another."""
+    saved = make("saved", modules_to_save=["v_proj"], target_modules=["q_proj"])
+
+    assert "v_proj.weight' is saved whole in saved and has factors besides" in str(
+        refused([(make("plain"), 1.0), (saved, 1.0)], Settings())
     )
 
 

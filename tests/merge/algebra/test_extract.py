@@ -219,7 +219,7 @@ def test_fused_experts_are_lost_by_name(tmp_path: Path) -> None:
         num_local_experts=2,
     )
     transformers.MixtralForCausalLM(config).save_pretrained(tmp_path / "base")
-    full = fine_tune(tmp_path / "base", tmp_path / "full")
+    full = fine_tune(tmp_path / "base", tmp_path / "full", words="e")  # all of them
 
     made = extract(tmp_path / "base", full, tmp_path / "out", with_norms=True)
 

@@ -40,7 +40,7 @@ def matrix(rows: int, columns: int, decay: float) -> np.ndarray:
     size = min(rows, columns)
     u = np.linalg.qr(random.standard_normal((rows, size)))[0]
     v = np.linalg.qr(random.standard_normal((columns, size)))[0]
-    return ((u * decay ** np.arange(size)) @ v.T).astype(np.float32)
+    return np.asarray((u * decay ** np.arange(size)) @ v.T, np.float32)
 
 
 def tail(whole: np.ndarray, rank: int) -> float:

@@ -1,0 +1,204 @@
+"""One tensor of a merge: how its blocks are cut, computed, rounded and counted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from adreg.registry.bases.base import Base
+from adreg.registry.errors import MergeRefused
+from adreg.registry.merge.deltas.change import Compute, TensorChange
+from adreg.registry.merge.deltas.opened import Opened
+from adreg.registry.merge.deltas.tile import Tile
+from adreg.registry.merge.methods.combination import Combination
+from adreg.registry.merge.plan import Job
+from adreg.registry.merge.report import TensorReport
+from adreg.registry.tensors.arrays import LARGEST, NUMPY, Array, TensorReader
+
+_BLOCK = 512 << 10
+"""Bytes of W in one block: its float32 copy and the product then stay in a core's cache.
+Part of the result's bits, so it is no setting (a product is cut by it)."""
+
+_LONGEST_ROW = 8 * _BLOCK
+"""Bytes of a row beyond which a row is cut too."""
+
+_SAMPLES = 4
+"""Rows of a tensor that are computed again in float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Bytes to write, and what was counted while they were made."""
+
+    data: memoryview
+    changed: int = 0
+    lost: int = 0
+    delta_squares: float = 0.0
+    base_squares: float = 0.0
+
+
+class Tally:
+    """What the blocks of one tensor add up to."""
+
+    def __init__(self, job: Job) -> None:
+        """Start from nothing."""
+        self.job = job
+        self.changed = self.lost = 0
+        self.delta_squares = self.base_squares = 0.0
+        self.worst_ulps: float | None = None
+
+    def add(self, block: Block) -> None:
+        """Count one block; the order of calls decides the norms' last bits."""
+        self.changed += block.changed
+        self.lost += block.lost
+        self.delta_squares += block.delta_squares
+        self.base_squares += block.base_squares
+
+    def report(self) -> TensorReport:
+        """Return the counts."""
+        job = self.job
+        return TensorReport(
+            name=job.name,
+            action=job.action,
+            elements=job.entry.nbytes // NUMPY[job.dtype].itemsize,
+            changed=self.changed,
+            lost=self.lost,
+            delta_norm=math.sqrt(self.delta_squares),
+            base_norm=math.sqrt(self.base_squares),
+            worst_ulps=self.worst_ulps,
+        )
+
+
+class Tensor:
+    """A tensor that is not copied as it is."""
+
+    def __init__(self, job: Job, base: Base, reader: TensorReader, dtype: np.dtype[Any]) -> None:
+        """Read nothing yet; ``dtype`` is that of the sums."""
+        self.job, self._base, self._reader, self._dtype = job, base, reader, dtype
+        self.change: TensorChange | None = None
+        self.combination: Combination | None = None
+
+    def open(self, opened: Opened, compute: Compute) -> None:
+        """Read the factors that are small enough to hold."""
+        rows, columns = self.job.matrix
+        self.change = TensorChange(self.job.contributions, rows, columns, opened, compute)
+
+    def tiles(self) -> Iterator[Tile]:
+        """Cut the tensor in blocks: whole rows, or pieces of one row where rows are huge."""
+        rows, columns = self.job.matrix
+        if rows * columns == 0:
+            return
+        size = NUMPY[self.job.dtype].itemsize
+        if columns * size > _LONGEST_ROW:
+            step = _BLOCK // size
+            for row in range(rows):
+                for column in range(0, columns, step):
+                    yield Tile(row, row + 1, column, min(columns, column + step))
+            return
+        step = max(1, _BLOCK // (columns * size))
+        for row in range(0, rows, step):
+            yield Tile(row, min(rows, row + step), 0, columns)
+
+    def load(self, tile: Tile) -> Array:
+        """Read W's block (rows, columns) in the precision of the sums; zeros without a W."""
+        rows, columns = tile.shape
+        if self.job.source is None:
+            return np.zeros((rows, columns), self._dtype)
+        start = tile.start(self.job.matrix[1])
+        raw = self._base.read(self._reader, self.job.source, start, start + rows * columns)
+        # By way of float32, a float64 that is cast would be rounded twice.
+        dtype = raw.dtype if raw.dtype == np.float64 else self._dtype
+        return raw.astype(dtype).reshape(rows, columns)
+
+    def squares(self, tile: Tile) -> list[Array]:
+        """Return DoRA's sums of squares of a tile."""
+        if self.change is None:
+            raise TypeError(f"{self.job.name} is not changed")
+        return self.change.squares(self.load(tile), tile)
+
+    @np.errstate(all="ignore")
+    def look(self, tile: Tile) -> Any:  # noqa: ANN401  # what the method keeps of a tile
+        """Let the method see a tile before it combines."""
+        if self.change is None or self.combination is None:
+            raise TypeError(f"{self.job.name} is not combined by a method")
+        base = self.load(tile)
+        deltas = self.change.deltas(base, tile, len(self.job.weights))
+        return self.combination.look(base, deltas, tile)
+
+    @np.errstate(all="ignore")  # what is not finite is refused by name, not warned of
+    def block(self, tile: Tile) -> Block:
+        """Compute and round one block."""
+        base = self.load(tile)
+        result = self._changed(base, tile)
+        out = NUMPY[self.job.dtype]
+        self._check_finite(base, result)
+        rounded = np.ascontiguousarray(result.astype(out))
+        data = rounded.view(np.uint8).data.cast("B")
+        if self.change is None or self.job.source is None:
+            return Block(data)
+        same = _bits(rounded) == _bits(base.astype(out))
+        delta = (result - base).ravel()
+        flat = base.ravel()
+        return Block(
+            data,
+            changed=same.size - int(np.count_nonzero(same)),
+            lost=int(np.count_nonzero(same.ravel() & (delta != 0))),
+            delta_squares=float(np.dot(delta, delta)),
+            base_squares=float(np.dot(flat, flat)),
+        )
+
+    def _changed(self, base: Array, tile: Tile) -> Array:
+        if self.change is None:
+            return base
+        if self.combination is None:
+            return self.change.apply(base, tile)
+        deltas = self.change.deltas(base, tile, len(self.job.weights))
+        return base + self.combination.combine(base, deltas, tile)
+
+    def _check_finite(self, base: Array, block: Array) -> None:
+        job = self.job
+        # The sums may be narrower than the output: then infinities come from them.
+        largest = min(LARGEST[job.dtype], float(np.finfo(block.dtype).max))
+        # A NaN fails both comparisons, so this finds it too.
+        if block.max() <= largest and block.min() >= -largest:
+            return
+        # A base may hold infinities of its own (masks); only what inputs touch must be finite.
+        if not job.contributions and not np.isfinite(base[~(np.abs(block) <= largest)]).any():
+            return
+        raise MergeRefused(
+            (f"{job.name!r} would hold values that are not finite in {job.dtype}",),
+            "The base or an adapter is broken, or a weight is too large;"
+            " --dtype bfloat16 has more range than float16.",
+        )
+
+
+def sampled_rows(job: Job) -> Iterable[Tile]:
+    """Return some rows of a tensor, spread over it; none where a row is huge."""
+    rows, columns = job.matrix
+    if not rows or columns * NUMPY[job.dtype].itemsize > _LONGEST_ROW:
+        return
+    for number in sorted({(rows - 1) * n // (_SAMPLES - 1) for n in range(_SAMPLES)}):
+        yield Tile(number, number + 1, 0, columns)
+
+
+@np.errstate(all="ignore")
+def distance(tensor: Tensor, exact: Tensor, tile: Tile) -> float:
+    """Return the largest distance of a rounded row from its float64 sum.
+
+    In units in the last place of the output, at the larger of W and the sum.
+    """
+    out = NUMPY[tensor.job.dtype]
+    base = exact.load(tile).astype(np.float64)
+    wide = base if exact.change is None else exact.change.apply(base, tile)
+    written = np.frombuffer(tensor.block(tile).data, out).astype(np.float64)
+    larger = np.maximum(np.abs(wide), np.abs(base)).astype(out)
+    unit = np.spacing(larger).astype(np.float64).ravel()
+    return float(np.max(np.abs(written - wide.ravel()) / unit, initial=0.0))
+
+
+def _bits(array: Array) -> Array:
+    return array.view(np.dtype(f"u{array.dtype.itemsize}"))
