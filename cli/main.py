@@ -18,7 +18,7 @@ from adreg.cli import errors
 from adreg.cli.options import App
 
 COMMANDS: dict[str, tuple[str, str, str]] = {
-    "add": ("adreg.cli.add", "command", "Add adapters from PEFT folders."),
+    "add": ("adreg.cli.add", "command", "Add adapters from PEFT folders and other formats."),
     "list": ("adreg.cli.list", "command", "List and search adapters and models."),
     "show": ("adreg.cli.show", "command", "Show all that is known of one version."),
     "check": ("adreg.cli.check", "command", "Check whether an adapter fits a base."),

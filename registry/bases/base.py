@@ -68,6 +68,9 @@ LEFT_BEHIND: Mapping[str, str] = {
     "events.out.tfevents.*": "left over from training",
     # transformers would load it on top of the merged weights (integrations/peft.py).
     "adapter_config.json": "an adapter",
+    "merge_report.json": "a report of how it was merged itself",
+    "adreg.lock.json": "what it was built from itself",
+    "SHA256SUMS": "checksums of its own files",
     "*.py": "code, which is named apart",
     ".*": "hidden",
 }

@@ -94,7 +94,7 @@ def test_all_settings_of_lora_are_known() -> None:
         *("fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save"),
         *("target_modules", "task_type", "peft_type", "init_lora_weights", "revision"),
         *("base_model_name_or_path", "peft_version", "trainable_token_indices"),
-        *("kasa_config", "velora_config", "monteclora_config", "use_bdlora"),
+        *("target_parameters", "kasa_config", "velora_config", "monteclora_config", "use_bdlora"),
     }
     # They choose modules, which the tensors' names tell; configure training, initialisation
     # or running; or give details of a setting that is refused.

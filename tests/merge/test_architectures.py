@@ -15,7 +15,6 @@ from adreg.registry import Registry
 from adreg.registry.merge.recipe import Recipe, RecipeAdapter
 
 
-
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
     """Return all tensors of a checkpoint, by their names on disk."""
     return {name: t for file in folder.glob("*.safetensors") for name, t in load_file(file).items()}

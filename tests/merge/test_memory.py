@@ -27,7 +27,7 @@ merged = Registry(Path(home)).merge(recipe, output=Path(out), name="m", threads=
 print(json.dumps({
     "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
     "modules": sorted({"torch", "transformers", "peft"} & set(sys.modules)),
-    "changed": merged.changed,
+    "changed": merged.totals.changed,
 }))
 """
 

@@ -112,7 +112,7 @@ def test_places_that_must_not_be_written_to(
         file: "a file is there",
         base: "it is the base, or inside it",
         base / "merged": "it is the base, or inside it",
-        adapter / "merged": "it is an adapter, or inside it",
+        adapter / "merged": "it is an input, or inside it",
     }.items():
         with pytest.raises(AdregError, match=words):
             merge(home, base, [str(adapter)], output=place)
@@ -147,8 +147,15 @@ RECIPES: dict[str, str] = {
     "adapters: [a]\nmethod: magic\n": "'method' is 'magic' and not one of linear",
     "adapters: [a]\nmax_shard_size: 5 furlongs\n": "is not a size such as 5GB",
     "adapters: [{ref: a, weight: heavy}]\n": "the weight 'heavy' is not a finite number",
-    "adapters: [{ref: a, wait: 1}]\n": "is neither a reference nor",
-    "adapters: [a]\nbase: [\n": "it is not valid YAML in line",
+    "adapters: [{ref: a, wait: 1}]\n": "the field 'wait' of an adapter is not known",
+    "adapters:\n- a\n- ref: b\n  weight: heavy\n": "line 4: the weight 'heavy'",
+    "base: b\nadapters: [a]\nbase: c\n": "line 3: the field 'base' stands twice",
+    "adapters: [a]\nmethod: ties\nparameters:\n  density: 2\n": "line 4: density: 2 is not over 0",
+    "adapters: [a]\nmethod: ties\n": "density: ties needs one",
+    "adapters: [a]\nparameters: {t: 1}\n": "line 2: t: linear takes",
+    "adapters: [a]\nmethod: nuslerp\n": "line 1: adapters: nuslerp combines 2, not 1",
+    "adapters: [a]\nweights:\n  '(': 1\n": "line 3: the pattern '\\(' is no regular expression",
+    "adapters: [a]\nbase: [\n": "line 3: it is not valid YAML",
     "- a\n": "it is not a map of fields",
 }
 

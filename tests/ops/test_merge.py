@@ -57,7 +57,8 @@ def test_all_that_is_recorded(registry: Registry, home: Path) -> None:
     assert home / "models" == done.folder.parent
     assert (("team/one@1", 0.5), ("team/two@1", 1.0)) == done.adapters
     assert done.files == shown.version.content.files
-    assert 0 < done.changed <= done.elements
+    assert done.totals is not None
+    assert 0 < done.totals.changed <= done.totals.elements
     assert "merge" == registry.history(str(done.key)).entries[0].action
     assert registry.verify(str(done.key)).faults == ()
 
