@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 _METHODS = (
     "cat",
     "svd",
-    "peft_linear",
-    "peft_ties",
-    "peft_dare_linear",
-    "peft_dare_ties",
-    "peft_magnitude_prune",
+    "factors_linear",
+    "factors_ties",
+    "factors_dare_linear",
+    "factors_dare_ties",
+    "factors_magnitude_prune",
     "peft_ties_svd",
     "peft_dare_linear_svd",
     "peft_dare_ties_svd",
@@ -34,7 +34,7 @@ _METHODS = (
     epilog=examples(
         "adreg combine team/support=0.7 team/tone=0.3 --name team/both",
         "adreg combine team/support team/tone --method svd --energy 0.99 -o ./both",
-        "adreg combine team/support team/tone --method peft_ties --density 0.5 -o ./ties",
+        "adreg combine team/support team/tone --method factors_ties --density 0.5 -o ./ties",
     ),
 )
 @reference_argument("references", nargs=-1)

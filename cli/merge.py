@@ -128,8 +128,9 @@ def command(  # one argument an option
     Each REF may have a weight (REF=0.5, REF=-1 to subtract), and may be full:PATH for a
     whole fine-tuned checkpoint. The weighted deltas are combined in float32 and rounded
     once; --method takes linear, ties, dare_ties, della, breadcrumbs, sce, slerp, nuslerp,
-    model_stock, karcher and more: docs/methods.md. The folder appears whole or not at
-    all. A recipe file:
+    model_stock, karcher, PEFT's own flavours (peft_ties on deltas, factors_ties on A and
+    B apart) and more: docs/methods.md. The folder appears whole or not at all.
+    A recipe file:
 
     \b
       base: smollm2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -96,6 +96,7 @@ def write_model(  # noqa: PLR0913  # the two ends of the engine, and how to run 
     *,
     sides: Sequence[SideFile],
     card: str,
+    method: tuple[str, Mapping[str, Any]],
     threads: int | None = None,
     progress: Progress = SILENT,
 ) -> Written:
@@ -112,7 +113,7 @@ def write_model(  # noqa: PLR0913  # the two ends of the engine, and how to run 
             files.append(copy_file(side.path, target, side.name))
         except OSError as error:
             raise InputRefused(side.path, error.strerror or str(error)) from error
-    texts = {CONFIG: _config(plan, base), "README.md": card, REPORT: _report(plan, report)}
+    texts = {CONFIG: _config(plan, base), "README.md": card, REPORT: _report(plan, method, report)}
     if len(plan.shards) > 1:
         texts[INDEX] = _index(plan)
     for name, text in texts.items():
@@ -122,11 +123,11 @@ def write_model(  # noqa: PLR0913  # the two ends of the engine, and how to run 
     return Written(tuple(sorted(files)), report)
 
 
-def _report(plan: Plan, report: MergeReport) -> str:
+def _report(plan: Plan, method: tuple[str, Mapping[str, Any]], report: MergeReport) -> str:
     """Return the merge's report: what happened to each tensor that the inputs touch."""
     value = {
-        "method": plan.method.name,
-        "parameters": plan.method.settings(),
+        "method": method[0],
+        "parameters": dict(method[1]),
         "precision": plan.precision,
         "totals": total(report.tensors).to_dict(),
         "tensors": [one.to_dict() for one in report.tensors],

@@ -11,6 +11,8 @@ from typing import Any, cast, get_args
 
 from adreg.registry.adapters.config import pattern_fault
 from adreg.registry.errors import NameRefused, RecipeRefused
+from adreg.registry.merge.algebra.combine import METHODS as COMBINATIONS
+from adreg.registry.merge.algebra.combine import settings_of
 from adreg.registry.merge.methods.method import METHODS, Method, Value
 from adreg.registry.merge.plan import Precision
 from adreg.registry.merge.recipe_file import read_yaml
@@ -85,8 +87,16 @@ class Recipe:
     tokenizer: str = "auto"
     dequantize: bool = False
 
+    @property
+    def on_factors(self) -> bool:
+        """Whether one adapter is made of the adapters first, which is then merged."""
+        return self.method in COMBINATIONS
+
     def chosen(self) -> Method:
-        """Return the method with its parameters; raise Fault when they do not go together."""
+        """Return how deltas are combined; raise Fault when method and parameters disagree."""
+        if self.on_factors:
+            self._check_on_factors()
+            return Method("linear")
         given = {
             ("lambda_" if name == "lambda" else name): v for name, v in self.parameters.items()
         }
@@ -103,6 +113,20 @@ class Recipe:
             path = (name,) if name in _FIELDS else ("parameters", name)
             raise Fault(path, str(error)) from None
         return method
+
+    def _check_on_factors(self) -> None:
+        try:
+            settings_of(self.method, self.parameters)
+        except ValueError as error:
+            name = str(error).partition(":")[0]
+            path = (name,) if name in _FIELDS else ("parameters", name)
+            raise Fault(path, str(error)) from None
+        for number, one in enumerate(self.adapters):
+            if one.full is not None:
+                raise Fault(("adapters", number), f"{self.method} combines adapters, not {one.ref}")
+            if one.weights:
+                reason = f"{self.method} makes one adapter first: weights of modules are for all"
+                raise Fault(("adapters", number, "weights"), reason)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that ``from_dict`` reads."""
@@ -134,7 +158,7 @@ class Recipe:
         recipe = cls(
             adapters=tuple(_adapter(one, number) for number, one in enumerate(adapters)),
             base=_text(value, "base", ""),
-            method=_choice(value, "method", ("linear", *METHODS)),
+            method=_choice(value, "method", ("linear", *METHODS, *COMBINATIONS)),
             parameters=_map(value.get("parameters"), ("parameters",)),
             weights=_weights(value.get("weights"), ("weights",)),
             dtype=_choice(value, "dtype", tuple(dtypes.OUTPUTS)) if value.get("dtype") else None,

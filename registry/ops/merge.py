@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from adreg.registry.adapters.peft_folder import read_adapter
+from adreg.registry.adapters.spec import AdapterSpec
+from adreg.registry.bases.base import Base
 from adreg.registry.bases.verdict import Grade, judge
 from adreg.registry.catalog import series
 from adreg.registry.catalog.records import VersionKey
 from adreg.registry.digest import FileDigest
 from adreg.registry.durable import Staging, require_space
 from adreg.registry.errors import AlreadyExists, MergeRefused, NotFound
+from adreg.registry.merge.algebra.combine import combine_specs, settings_of
 from adreg.registry.merge.output import SideFile, Written, side_files, write_model
 from adreg.registry.merge.plan import Input, Plan, make_plan
 from adreg.registry.merge.recipe import Fault, Recipe
@@ -75,6 +81,9 @@ class Ready:
     plan: Plan
     sides: tuple[SideFile, ...]
     remarks: tuple[str, ...]
+    contents: tuple[AdapterSpec | Base, ...]
+    scratch: ExitStack
+    """Holds an adapter that is made of the others first, until it is closed."""
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -106,6 +115,19 @@ def merge(  # noqa: PLR0913  # one argument for each thing that can be asked
     that is an adapter's, WriteFailed, DiskFull.
     """
     ready = prepare(context, recipe)
+    with ready.scratch:
+        return _merge(context, ready, output, name, threads, dry_run=dry_run)
+
+
+def _merge(  # noqa: PLR0913  # what ``merge`` was asked
+    context: Context,
+    ready: Ready,
+    output: Path | None,
+    name: str | None,
+    threads: int | None,
+    *,
+    dry_run: bool,
+) -> Merged:
     name = check_name(name or _default_name(ready))
     _check_series(context, name)
     recipe_digest = made_models.digest_of(ready)
@@ -142,11 +164,7 @@ def plan_for(recipe: Recipe, base: OpenedBase, adapters: Sequence[OpenedInput]) 
     """Plan a merge of what is open already."""
     # A base that was recorded decoded is decoded; a rebuild elsewhere must know.
     recipe = replace(recipe, dequantize=bool(base.base.decoders))
-    inputs = [
-        Input(one.name, one.content, asked.weight, asked.weights + recipe.weights)
-        for one, asked in zip(adapters, recipe.adapters, strict=True)
-    ]
-    names = [one.name for one in inputs]
+    names = [one.name for one in adapters]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise MergeRefused(
             (f"{twice[0]} is named twice",), "Name it once, with the sum of the weights."
@@ -155,17 +173,47 @@ def plan_for(recipe: Recipe, base: OpenedBase, adapters: Sequence[OpenedInput]) 
         method = recipe.chosen()
     except Fault as error:
         raise MergeRefused((str(error),), "`adreg merge --help` names the methods.") from error
-    plan = make_plan(
-        base.base,
-        inputs,
-        method=method,
-        dtype=recipe.dtype,
-        max_shard_size=recipe.max_shard_size,
-        precision=recipe.precision,
-    )
     specs = [one.spec for one in adapters if isinstance(one, OpenedVersion)]
     sides = side_files(base.base, specs, recipe.tokenizer)
-    return Ready(recipe, base, tuple(adapters), plan, sides, _remarks(base, adapters, plan))
+    with ExitStack() as scratch:
+        if recipe.on_factors:
+            folder = Path(scratch.enter_context(TemporaryDirectory(prefix="adreg-")))
+            inputs = [_combined(recipe, adapters, folder)]
+        else:
+            inputs = [
+                Input(one.name, one.content, asked.weight, asked.weights + recipe.weights)
+                for one, asked in zip(adapters, recipe.adapters, strict=True)
+            ]
+        plan = make_plan(
+            base.base,
+            inputs,
+            method=method,
+            dtype=recipe.dtype,
+            max_shard_size=recipe.max_shard_size,
+            precision=recipe.precision,
+        )
+        return Ready(
+            recipe,
+            base,
+            tuple(adapters),
+            plan,
+            sides,
+            _remarks(base, adapters, plan),
+            tuple(one.spec for one in inputs),
+            scratch.pop_all(),
+        )
+
+
+def _combined(recipe: Recipe, adapters: Sequence[OpenedInput], folder: Path) -> Input:
+    """Make one adapter of the adapters' factors, which is then merged like any other."""
+    weighted = [
+        (one.spec, asked.weight)
+        for one, asked in zip(adapters, recipe.adapters, strict=True)
+        if isinstance(one, OpenedVersion)
+    ]
+    names = [one.name for one in adapters]
+    combine_specs(weighted, settings_of(recipe.method, recipe.parameters), folder, names=names)
+    return Input("the combination", read_adapter(folder), weights=recipe.weights)
 
 
 def build(
@@ -175,8 +223,9 @@ def build(
     return write_model(
         ready.plan,
         ready.base.base,
-        [one.content for one in ready.adapters],
+        ready.contents,
         staging,
+        method=(ready.recipe.method, ready.recipe.parameters),
         sides=ready.sides,
         card=card,
         threads=threads,

@@ -124,7 +124,7 @@ def _build(  # noqa: PLR0913, PLR0917  # the lock, what was found for it, and th
     check_output(output, [("the base", base.opened.base.folder)])
     require_space(output.parent, ready.output_bytes)
     sweep(output.parent)
-    with Staging(output) as staging:
+    with ready.scratch, Staging(output) as staging:
         card = model_card(card_facts(lock))
         written = merge.build(ready, staging, card, None, context)
         _compare(lock, written.files)

@@ -89,7 +89,7 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "nowhere to": (["team/one"], 2, "say where it goes"),
     "nothing": (["-o", "out"], 2, "missing argument"),
     "a bad method": (["team/one", "--method", "mean", "-o", "out"], 2, "'mean' is not one of"),
-    "no density": (["team/one", "--method", "peft_ties", "-o", "out"], 1, "needs a density"),
+    "no density": (["team/one", "--method", "factors_ties", "-o", "out"], 1, "needs a density"),
     "a bad energy": (["team/one", "--energy", "0", "-o", "out"], 2, "not in the range"),
     "nobody": (["team/oen", "-o", "out"], 1, "there is no adapter or model 'team/oen'"),
     "twice": (["team/one", "team/one@1", "-o", "out"], 1, "team/one@1 is named twice"),

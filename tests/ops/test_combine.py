@@ -160,7 +160,7 @@ def test_what_is_refused_leaves_nothing(registry: Registry, home: Path, tmp_path
     with pytest.raises(AdapterNotMade, match="it was not said where it goes"):
         registry.combine(BOTH, Combination(), Wanted())
     with pytest.raises(AdapterNotMade, match="the density 2 is not"):
-        registry.combine(BOTH, Combination("peft_ties", density=2), Wanted(tmp_path / "out"))
+        registry.combine(BOTH, Combination("factors_ties", density=2), Wanted(tmp_path / "out"))
     with pytest.raises(AlreadyExists, match="the model 'bot' exists already"):
         registry.combine(BOTH, Combination(), Wanted(name="bot"))
     with pytest.raises(OutputRefused):

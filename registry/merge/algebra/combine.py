@@ -2,7 +2,7 @@
 
     cat          [B_i] [w_i s_i A_i]: exact, of the sum of the ranks
     svd          the same, cut to a rank (low_rank.compress)
-    peft_X       PEFT's X on A and on B apart, each weighted with sqrt(|w_i s_i|); the sign of
+    factors_X    PEFT's X on A and on B apart, each weighted with sqrt(|w_i s_i|); the sign of
                  w_i goes to A. The product has cross terms B_i A_j: it is no sum of deltas.
     peft_X_svd   PEFT's X on the deltas s_i B_i A_i, cut to a rank
 
@@ -13,7 +13,7 @@ is not: it scales rsLoRA adapters twice, and forgets the ranks of single modules
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from adreg.registry.tensors.arrays import LARGEST, NUMPY, Array, TensorReader, s
 METHODS = (
     "cat",
     "svd",
-    *(f"peft_{name}" for name in mixing.MIXES),
+    *(f"factors_{name}" for name in mixing.MIXES),
     *(f"peft_{name}_svd" for name in mixing.MIXES if name != "linear"),
 )
 """Ways to combine; PEFT's own ``linear_svd`` is ``svd``."""
@@ -57,6 +57,36 @@ class Settings:
     seed: int = 0
     majority: mixing.Majority = "total"
     dtype: str | None = None
+
+
+def settings_of(method: str, parameters: Mapping[str, Any]) -> Settings:
+    """Return the settings that a recipe's parameters are; raise ValueError that names one."""
+    known = {"rank", "energy", "density", "seed", "sign"}
+    for name, value in parameters.items():
+        if name not in known:
+            raise ValueError(f"{name}: {method} takes {', '.join(sorted(known))}")
+        if name == "sign":
+            fits = value in {"total", "frequency"}
+        elif name in {"rank", "seed"}:
+            fits = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        else:
+            fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
+        if not fits:
+            raise ValueError(f"{name}: {value!r} is none that {method} can take")
+    rank, energy = parameters.get("rank"), parameters.get("energy")
+    settings = Settings(
+        method,
+        Target(rank, energy) if rank or energy else None,
+        parameters.get("density"),
+        parameters.get("seed", 0),
+        parameters.get("sign", "total"),
+        "F32",
+    )
+    try:
+        _check(settings)
+    except AdapterNotMade as error:
+        raise ValueError(f"method: {error.reasons[0]}") from None
+    return settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +206,7 @@ def _cuts(method: str) -> bool:
 
 
 def _mix(method: str) -> mixing.Mix:
-    name = method.removeprefix("peft_").removesuffix("_svd")
+    name = method.removeprefix("factors_").removeprefix("peft_").removesuffix("_svd")
     return mixing.MIXES.get(name, mixing.MIXES["linear"])
 
 
@@ -196,7 +226,7 @@ class _Maker:
     def check_ranks(self) -> None:
         method = self.settings.method
         reasons = []
-        if method.startswith("peft_"):
+        if method.startswith(("factors_", "peft_")):
             for module in self.inputs.modules:
                 ranks = sorted({term.rank for term in module.terms})
                 if len(ranks) > 1 and not _cuts(method):

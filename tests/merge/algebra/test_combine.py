@@ -81,7 +81,7 @@ def test_as_peft_combines(
 
     made = combined(root, ("one", "two"), tmp_path / "out", method=method, **ours)
 
-    name = method.removeprefix("peft_")
+    name = method.removeprefix("factors_").removeprefix("peft_")
     theirs = deltas(
         root / "base",
         [root / "one", root / "two"],
@@ -124,7 +124,7 @@ def test_right_where_peft_is_not(root: Path, tmp_path: Path, deltas: Deltas, met
 
 def test_peft_linear_on_rslora(root: Path, tmp_path: Path, deltas: Deltas) -> None:
     """PEFT's linear is s B A of one adapter alone, rsLoRA too, where PEFT scales twice."""
-    made = combined(root, ("patterned",), tmp_path / "out", (0.3,), method="peft_linear")
+    made = combined(root, ("patterned",), tmp_path / "out", (0.3,), method="factors_linear")
 
     expected = by_hand(root, deltas, ("patterned",), (0.3,))
     assert difference(deltas(root / "base", tmp_path / "out"), expected) < 1e-6
@@ -176,7 +176,7 @@ def test_dare_draws_by_adapter(root: Path, tmp_path: Path) -> None:
         ]
     ):
         out = tmp_path / str(number)
-        combined(root, names, out, weights, method="peft_dare_linear", density=0.5, seed=seed)
+        combined(root, names, out, weights, method="factors_dare_linear", density=0.5, seed=seed)
         files.append(load_file(out / "adapter_model.safetensors"))
     one, turned, other = files
 

@@ -68,7 +68,7 @@ def test_nothing_left(make: Callable[..., Path], tmp_path: Path) -> None:
 
 def test_ranks_that_differ(make: Callable[..., Path]) -> None:
     """PEFT's ways on the factors need one rank a module; sums of deltas do not."""
-    error = refused([(make("plain"), 1.0), (make("r2", r=2), 1.0)], Settings("peft_linear"))
+    error = refused([(make("plain"), 1.0), (make("r2", r=2), 1.0)], Settings("factors_linear"))
 
     assert "q_proj' has 2 and 4" in str(error)
     assert "cat or svd" in error.hint
@@ -135,10 +135,10 @@ def test_other_shapes(make: Callable[..., Path], tmp_path: Path) -> None:
     ("settings", "words"),
     [
         (Settings("nearly"), "there is no method 'nearly'"),
-        (Settings("peft_ties"), "peft_ties needs a density"),
+        (Settings("factors_ties"), "factors_ties needs a density"),
         (Settings("cat", density=0.5), "cat prunes nothing"),
         (Settings("cat", Target(4)), "cat cuts to no rank"),
-        (Settings("peft_linear", Target(4)), "peft_linear cuts to no rank"),
+        (Settings("factors_linear", Target(4)), "factors_linear cuts to no rank"),
     ],
 )
 def test_settings(make: Callable[..., Path], settings: Settings, words: str) -> None:
