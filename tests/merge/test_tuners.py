@@ -22,6 +22,7 @@ LINEAR = ["q_proj", "down_proj"]
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "ADALORA": ("llama", {"target_modules": LINEAR, "init_r": 6, "total_step": 10}),
+    "ADAMSS": ("llama", {"target_modules": LINEAR}),
     "BEFT": ("qwen2", {"target_modules": ["q_proj", "v_proj"]}),
     "BOFT": ("llama", {"target_modules": LINEAR, "boft_block_size": 4}),
     "C3A": ("llama", {"target_modules": LINEAR, "block_size": 16}),
