@@ -13,36 +13,27 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adreg.registry.api_makes import Makes
 from adreg.registry.progress import SILENT, Progress
 from adreg.registry.settings import Settings
 
 if TYPE_CHECKING:
     from adreg.registry.catalog.records import BaseRecord, ListQuery
-    from adreg.registry.merge.recipe import Recipe
     from adreg.registry.ops.add import Added
     from adreg.registry.ops.add_tree import TreeAdded
     from adreg.registry.ops.annotate import Aliased, Measured, Noted, Tagged
     from adreg.registry.ops.bases import BaseAdded, BaseShown
     from adreg.registry.ops.check import Checked
-    from adreg.registry.ops.combine import Combination
     from adreg.registry.ops.context import Context
-    from adreg.registry.ops.export import Exported
-    from adreg.registry.ops.extract import Wish
     from adreg.registry.ops.history import History
     from adreg.registry.ops.listing import Listing
-    from adreg.registry.ops.made_adapters import MadeAdapter, Wanted
-    from adreg.registry.ops.merge import Merged
-    from adreg.registry.ops.rebuild import Rebuilt
     from adreg.registry.ops.remove import Removed
     from adreg.registry.ops.rename import Renamed
     from adreg.registry.ops.show import Shown
-    from adreg.registry.ops.trial import Trial
-    from adreg.registry.ops.unmerge import Unmerged
     from adreg.registry.ops.verify import Verified
-    from adreg.registry.ops.verify_merge import Proof
 
 
-class Registry:
+class Registry(Makes):
     """A catalog of adapters, bases and models, the store of their files, and what is done to them.
 
     Making one touches no disk. A ``reference`` is ``NAME[@VERSION|@ALIAS]`` or
@@ -276,171 +267,3 @@ class Registry:
         return verify(self._context, reference)
 
     # -- merging
-
-    def merge(  # one argument for each thing that can be asked
-        self,
-        recipe: Recipe,
-        *,
-        output: Path | None = None,
-        name: str | None = None,
-        threads: int | None = None,
-        dry_run: bool = False,
-    ) -> Merged:
-        """Fold a recipe's adapters into its base, in a new folder, and record the model.
-
-        Deltas are summed in float32 (the recipe may ask for float64) and rounded once to
-        the output's dtype; peak memory does not grow with the model. Raises Incompatible
-        and MergeRefused before a byte is written when the result would be wrong.
-        """
-        from adreg.registry.ops.merge import merge
-
-        return merge(
-            self._context, recipe, output=output, name=name, threads=threads, dry_run=dry_run
-        )
-
-    def verify_merge(  # one argument for each thing that can be asked
-        self,
-        reference: str,
-        *,
-        prompts: Iterable[str] = (),
-        base: str | None = None,
-        tolerance: float = 2.0,
-        seed: int = 0,
-    ) -> Proof:
-        """Run a merged model, and its base with its adapters in PEFT, on the same inputs.
-
-        The verdict and its numbers are in the answer, not raised; nothing is written.
-        ``tolerance`` is how many times what rounding alone does a difference may be.
-        """
-        from adreg.registry.ops.verify_merge import verify_merge
-
-        return verify_merge(
-            self._context,
-            reference,
-            prompts=tuple(prompts),
-            base=base,
-            tolerance=tolerance,
-            seed=seed,
-        )
-
-    def unmerge(  # noqa: PLR0913  # one argument for each thing that can be asked
-        self,
-        model: str,
-        references: Iterable[str],
-        *,
-        output: Path | None = None,
-        name: str | None = None,
-        base: str | None = None,
-        threads: int | None = None,
-        dry_run: bool = False,
-    ) -> Unmerged:
-        """Subtract adapters from a merged model, in a new folder, and tell what rounding is left.
-
-        Raises AdapterRefused for an adapter that replaces or rescales what was there, such
-        as DoRA or modules_to_save: what it took away is not in the model any more.
-        """
-        from adreg.registry.ops.unmerge import unmerge
-
-        return unmerge(
-            self._context,
-            model,
-            tuple(references),
-            output=output,
-            name=name,
-            base=base,
-            threads=threads,
-            dry_run=dry_run,
-        )
-
-    # -- making adapters
-
-    def combine(
-        self, references: Iterable[str], how: Combination, wanted: Wanted
-    ) -> MadeAdapter:
-        """Make one adapter out of several, each with its weight (``REF=0.5``).
-
-        ``cat`` is their exact sum, ``svd`` that sum cut to a rank. Raises AdapterNotMade
-        for adapters that do not add up to one, DoRA among them.
-        """
-        from adreg.registry.ops.combine import combine
-
-        return combine(self._context, tuple(references), how, wanted)
-
-    def resize(
-        self,
-        reference: str,
-        wanted: Wanted,
-        *,
-        rank: int | None = None,
-        energy: float | None = None,
-        dtype: str | None = None,
-    ) -> MadeAdapter:
-        """Cut each module of an adapter to its best approximation at a rank, or of an energy."""
-        from adreg.registry.ops.resize import resize
-
-        return resize(self._context, reference, wanted, rank=rank, energy=energy, dtype=dtype)
-
-    def extract(self, fine_tune: str, base: str, wish: Wish, wanted: Wanted) -> MadeAdapter:
-        """Make the LoRA that is closest to what a fine-tune changed in its base.
-
-        Every change that it does not hold is named in ``lost`` of the answer.
-        """
-        from adreg.registry.ops.extract import extract
-
-        return extract(self._context, fine_tune, base, wish, wanted)
-
-    # -- releasing
-
-    def export(
-        self,
-        reference: str,
-        output: Path,
-        *,
-        licence: str | None = None,
-        allow_unknown_licence: bool = False,
-        dry_run: bool = False,
-    ) -> Exported:
-        """Write an adapter as the PEFT folder that it was, or a model as a release.
-
-        Raises LicenceUnknown for a model with a part whose licence is not known, unless
-        ``licence`` names that of the release, or ``allow_unknown_licence``.
-        """
-        from adreg.registry.ops.export import export
-
-        return export(
-            self._context,
-            reference,
-            output,
-            licence=licence,
-            allow_unknown_licence=allow_unknown_licence,
-            dry_run=dry_run,
-        )
-
-    def rebuild(
-        self, lockfile: Path, output: Path, *, base: str | None = None, dry_run: bool = False
-    ) -> Rebuilt:
-        """Build what a lock file describes, byte for byte; raise NotReproduced if it differs."""
-        from adreg.registry.ops.rebuild import rebuild
-
-        return rebuild(self._context, lockfile, output, base=base, dry_run=dry_run)
-
-    def try_out(  # noqa: PLR0913  # one argument for each thing that can be asked
-        self,
-        references: Iterable[str],
-        prompt: str,
-        *,
-        base: str | None = None,
-        max_new_tokens: int = 64,
-        seed: int | None = None,
-        chat: bool | None = None,
-    ) -> Trial:
-        """Ask adapters on their bases, those bases and merged models; each may be a folder too.
-
-        Without ``seed`` the likeliest token is taken each time. ``chat`` is whether the
-        chat template is used; None if there is one.
-        """
-        from adreg.registry.ops.trial import try_out
-        from adreg.registry.trial.generate import Question
-
-        question = Question(prompt, max_new_tokens, seed, chat)
-        return try_out(self._context, tuple(references), question, base=base)

@@ -1,0 +1,87 @@
+"""Errors of names and references."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from adreg.registry.errors.base import AdregError, several
+
+
+@dataclass(eq=False)
+class NameRefused(AdregError):
+    """A name, alias, tag or reference that the grammar forbids."""
+
+    what: str
+    text: str
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        """Say which name and which rule."""
+        return f"{self.what} {self.text!r} is not allowed: {self.reason}"
+
+    @property
+    def hint(self) -> str:
+        """Say what is allowed."""
+        if self.what == "the weight":
+            return "Write it as REF=0.5."
+        return "Use letters, digits, '.', '_' and '-', starting with a letter or digit."
+
+
+@dataclass(eq=False)
+class NotFound(AdregError):
+    """Something the catalog does not know; ``close`` holds the nearest known names."""
+
+    what: str
+    text: str
+    close: tuple[str, ...] = ()
+    advice: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """Say what was looked for."""
+        return f"there is no {self.what} {self.text!r}"
+
+    @property
+    def hint(self) -> str:
+        """Offer the nearest names."""
+        if self.close:
+            return "Did you mean " + " or ".join(repr(name) for name in self.close) + "?"
+        return self.advice
+
+
+@dataclass(eq=False)
+class AlreadyExists(AdregError):
+    """A name that is taken by something else."""
+
+    what: str
+    text: str
+    advice: str = "Choose another name."
+
+    @property
+    def sentence(self) -> str:
+        """Say what is taken."""
+        return f"the {self.what} {self.text!r} exists already"
+
+    @property
+    def hint(self) -> str:
+        """Say how to go on."""
+        return self.advice
+
+
+@dataclass(eq=False)
+class InUse(AdregError):
+    """Something cannot go because models were built from it."""
+
+    text: str
+    users: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """Name the models that hold it."""
+        return f"{self.text} is in use by {several(self.users)}"
+
+    @property
+    def hint(self) -> str:
+        """Say how to force it."""
+        return "Remove those first, or pass --force: then they can no longer be rebuilt from here."
