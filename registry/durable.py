@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from adreg.registry.digest import PIECE, FileDigest
 from adreg.registry.errors import AdregError, DiskFull, OutputRefused, WriteFailed
+from adreg.registry.writeback import Behind
 
 _MARK = ".adreg-"
 """Stands in the name of everything that is staged, so that it can be swept."""
@@ -59,23 +60,32 @@ class FileWriter:
     Leaving ``with`` by an exception removes the file.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Create ``path``, which must not exist. Raises WriteFailed."""
+    def __init__(self, path: Path, *, large: bool = False) -> None:
+        """Create ``path``, which must not exist. Raises WriteFailed.
+
+        A ``large`` file is hashed and written back by a thread behind the writer: what is
+        given to ``write`` must then not change any more.
+        """
         self.path = path
         self.size = 0
         self._hash = hashlib.sha256()
         with _translated(path):
             self._file = path.open("xb", buffering=0)
+        self._behind = Behind(self._file.fileno(), self._hash.update) if large else None
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes, in pieces of at most 1 MiB. Raises WriteFailed or DiskFull."""
         view = memoryview(data).cast("B")
-        self._hash.update(view)
+        whole = view
+        if self._behind is None:
+            self._hash.update(view)
         with _translated(self.path):
             while view:
                 done = self._file.write(view[:PIECE])
                 self.size += done
                 view = view[done:]
+        if self._behind is not None:
+            self._behind.wrote(whole)
 
     def __enter__(self) -> FileWriter:
         """Return itself."""
@@ -88,6 +98,8 @@ class FileWriter:
         traceback: TracebackType | None,
     ) -> None:
         """Make the file durable; remove it if an exception comes by."""
+        if self._behind is not None:
+            self._behind.finish() if kind is None else self._behind.abandon()
         if kind is None:
             with _translated(self.path):
                 os.fsync(self._file.fileno())

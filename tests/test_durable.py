@@ -65,6 +65,21 @@ def test_a_file_is_never_overwritten(tmp_path: Path) -> None:
     assert b"mine" == (tmp_path / "x").read_bytes()
 
 
+def test_a_large_file_is_hashed_behind_its_writer(tmp_path: Path) -> None:
+    """Written in many blocks, the file and its digest are those of the bytes in order."""
+    data = os.urandom(27 << 20)
+    with FileWriter(tmp_path / "x", large=True) as writer:
+        for start in range(0, len(data), 700_001):
+            writer.write(memoryview(data)[start : start + 700_001])
+
+    assert data == (tmp_path / "x").read_bytes()
+    assert (of_bytes(data), len(data)) == (writer.digest("x").sha256, writer.digest("x").size)
+    with suppress(_Stopped), FileWriter(tmp_path / "y", large=True) as writer:
+        writer.write(data)
+        raise _Stopped
+    assert not (tmp_path / "y").exists()
+
+
 def test_a_copy(tmp_path: Path) -> None:
     """A copy has the source's bytes and digest, tells its progress, and is no link."""
     data = os.urandom(2_500_000)

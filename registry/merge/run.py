@@ -28,7 +28,12 @@ from adreg.registry.merge.report import TensorReport
 from adreg.registry.merge.tensor import Block, Tally, Tensor, distance, sampled_rows
 from adreg.registry.merge.terms import Module, Normalised
 from adreg.registry.progress import SILENT, Progress
-from adreg.registry.tensors.arrays import Array, TensorReader, single_threaded_blas
+from adreg.registry.tensors.arrays import (
+    Array,
+    TensorReader,
+    keep_freed_memory,
+    single_threaded_blas,
+)
 
 _T = TypeVar("_T")
 
@@ -91,6 +96,7 @@ def run(  # noqa: PLR0913  # the two ends of the engine, and how to run it
     DiskFull when the disk refuses, TensorFileBroken when an input became shorter.
     """
     threads = threads or min(8, os.cpu_count() or 1)
+    keep_freed_memory()
     dtype = np.dtype(plan.precision)
     files = []
     with (
@@ -105,7 +111,7 @@ def run(  # noqa: PLR0913  # the two ends of the engine, and how to run it
         state = _Run(plan, base, specs, opened, reader, dtype, pool, window, modules)
         progress.start("merging", plan.nbytes)
         for shard in plan.shards:
-            with FileWriter(staging.folder / shard.file) as writer:
+            with FileWriter(staging.folder / shard.file, large=True) as writer:
                 header = shard.header()
                 writer.write(header)
                 progress.advance(len(header))

@@ -105,14 +105,21 @@ class Tensor:
 
     def load(self, tile: Tile) -> Array:
         """Read W's block (rows, columns) in the precision of the sums; zeros without a W."""
-        rows, columns = tile.shape
+        raw = self._raw(tile)
+        return np.zeros(tile.shape, self._dtype) if raw is None else self._wide(raw)
+
+    def _raw(self, tile: Tile) -> Array | None:
+        """Read W's block as it is stored, None without a W."""
         if self.job.source is None:
-            return np.zeros((rows, columns), self._dtype)
+            return None
+        rows, columns = tile.shape
         start = tile.start(self.job.matrix[1])
         raw = self._base.read(self._reader, self.job.source, start, start + rows * columns)
+        return raw.reshape(rows, columns)
+
+    def _wide(self, raw: Array) -> Array:
         # By way of float32, a float64 that is cast would be rounded twice.
-        dtype = raw.dtype if raw.dtype == np.float64 else self._dtype
-        return raw.astype(dtype).reshape(rows, columns)
+        return raw.astype(raw.dtype if raw.dtype == np.float64 else self._dtype)
 
     def squares(self, tile: Tile) -> list[Array]:
         """Return DoRA's sums of squares of a tile."""
@@ -132,32 +139,45 @@ class Tensor:
     @np.errstate(all="ignore")  # what is not finite is refused by name, not warned of
     def block(self, tile: Tile) -> Block:
         """Compute and round one block."""
-        base = self.load(tile)
-        result = self._changed(base, tile)
+        raw = self._raw(tile)
+        base = np.zeros(tile.shape, self._dtype) if raw is None else self._wide(raw)
         out = NUMPY[self.job.dtype]
-        self._check_finite(base, result)
+        result, delta = self._changed(base, tile)
+        squares = (0.0, 0.0) if delta is None else (_squares(delta), _squares(base))
+        # Finite sums of squares bound every element, far below what these types hold.
+        if delta is None or self.job.dtype == "F16" or not np.isfinite(squares).all():
+            self._check_finite(base, result)
         rounded = np.ascontiguousarray(result.astype(out))
         data = rounded.view(np.uint8).data.cast("B")
-        if self.change is None or self.job.source is None:
+        if delta is None or raw is None:
             return Block(data)
-        same = _bits(rounded) == _bits(base.astype(out))
-        delta = (result - base).ravel()
-        flat = base.ravel()
+        before = raw if raw.dtype == out else base.astype(out)
+        same = _bits(rounded) == _bits(before)
+        count = int(np.count_nonzero(same))
+        lost = 0
+        if count:
+            same &= delta != 0
+            lost = int(np.count_nonzero(same))
         return Block(
             data,
-            changed=same.size - int(np.count_nonzero(same)),
-            lost=int(np.count_nonzero(same.ravel() & (delta != 0))),
-            delta_squares=float(np.dot(delta, delta)),
-            base_squares=float(np.dot(flat, flat)),
+            changed=same.size - count,
+            lost=lost,
+            delta_squares=squares[0],
+            base_squares=squares[1],
         )
 
-    def _changed(self, base: Array, tile: Tile) -> Array:
+    def _changed(self, base: Array, tile: Tile) -> tuple[Array, Array | None]:
+        """Return the block's outcome and its delta before rounding, None when nothing changes."""
         if self.change is None:
-            return base
-        if self.combination is None:
-            return self.change.apply(base, tile)
-        deltas = self.change.deltas(base, tile, len(self.job.weights))
-        return base + self.combination.combine(base, deltas, tile)
+            return base, None
+        if self.combination is not None:
+            deltas = self.change.deltas(base, tile, len(self.job.weights))
+            delta = self.combination.combine(base, deltas, tile)
+        elif (only := self.change.only(base, tile)) is not None:
+            return only, only - base
+        else:
+            delta = self.change.delta(base, tile)
+        return base + delta, delta
 
     def _check_finite(self, base: Array, block: Array) -> None:
         job = self.job
@@ -198,6 +218,11 @@ def distance(tensor: Tensor, exact: Tensor, tile: Tile) -> float:
     larger = np.maximum(np.abs(wide), np.abs(base)).astype(out)
     unit = np.spacing(larger).astype(np.float64).ravel()
     return float(np.max(np.abs(written - wide.ravel()) / unit, initial=0.0))
+
+
+def _squares(array: Array) -> float:
+    flat = array.ravel()
+    return float(np.dot(flat, flat))
 
 
 def _bits(array: Array) -> Array:

@@ -98,6 +98,16 @@ class _Part:
         self.norm = next((s for s in self.steps if isinstance(s, Normalisation)), None)
         self.additive = all(s.additive for s in self.steps)
 
+    def first(self, base: Array, tile: Tile) -> Array:
+        """Return the weighted delta, which must be additive, alone."""
+        if len(self.steps) == 1 and isinstance(step := self.steps[0], Product):
+            value = step.alone(tile, self.weight)
+            if value is not None:
+                return value
+        result = np.zeros_like(base)
+        self.add(result, tile)
+        return result
+
     def add(self, block: Array, tile: Tile) -> None:
         """Add the weighted delta, which must be additive."""
         for step in self.steps:
@@ -172,19 +182,34 @@ class TensorChange:
         for _, norm in self._dora:
             norm.close()
 
-    def apply(self, base: Array, tile: Tile) -> Array:
-        """Return the block of the result; ``base`` (rows, columns) is W's block and is not kept."""
-        if len(self._parts) == 1 and not self._parts[0].additive and self._parts[0].weight == 1:
-            return self._parts[0].whole(base, tile)
-        result = base.copy()
+    def delta(self, base: Array, tile: Tile) -> Array:
+        """Return the weighted sum of all deltas; ``base`` (rows, columns) is W's block."""
+        total: Array | None = None
         for part in self._parts:
-            if part.additive:
-                part.add(result, tile)
+            if part.additive and total is None:
+                total = part.first(base, tile)
+            elif part.additive and total is not None:
+                part.add(total, tile)
             else:
                 delta = part.delta(base, tile)
-                delta *= delta.dtype.type(part.weight)
-                result += delta
-        return result
+                if part.weight != 1:
+                    delta *= delta.dtype.type(part.weight)
+                total = delta if total is None else total + delta
+        return np.zeros_like(base) if total is None else total
+
+    def only(self, base: Array, tile: Tile) -> Array | None:
+        """Return the outcome when it is one input's own at weight 1, not a sum; else None.
+
+        W plus the difference from W would not be the replaced value to the last bit.
+        """
+        if len(self._parts) == 1 and not self._parts[0].additive and self._parts[0].weight == 1:
+            return self._parts[0].whole(base, tile)
+        return None
+
+    def apply(self, base: Array, tile: Tile) -> Array:
+        """Return the block of the result."""
+        only = self.only(base, tile)
+        return base + self.delta(base, tile) if only is None else only
 
     def deltas(self, base: Array, tile: Tile, count: int) -> list[Array]:
         """Return the delta of each of ``count`` inputs at weight 1; zeros for the untouched."""

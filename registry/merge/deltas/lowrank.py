@@ -10,6 +10,8 @@ Checked against peft 0.21.2, tuners/{lora,adalora,loha}/layer.py.
 
 from __future__ import annotations
 
+import numpy as np
+
 from adreg.registry.merge.deltas.opened import Opened
 from adreg.registry.merge.deltas.tile import Tile
 from adreg.registry.merge.terms import Hadamard, LowRank
@@ -36,15 +38,24 @@ class Product:
         start, stop = max(tile.row, self.first), min(tile.row_stop, self.last)
         if start >= stop:
             return
+        if stop - start == len(block):
+            block += self._product(start, stop, tile, weight)
+        else:
+            block[start - tile.row : stop - tile.row] += self._product(start, stop, tile, weight)
+
+    def alone(self, tile: Tile, weight: float) -> Array | None:
+        """Return ``weight`` times the product when it has all rows of the tile, else None."""
+        if self.first <= tile.row and tile.row_stop <= self.last:
+            return self._product(tile.row, tile.row_stop, tile, weight)
+        return None
+
+    def _product(self, start: int, stop: int, tile: Tile, weight: float) -> Array:
         left = self.left.rows(start - self.first, stop - self.first)  # (rows, r)
         right = self.right.rows(tile.column, tile.column_stop)  # (columns, r)
-        left = left * block.dtype.type(weight * self.scale)
+        left = left * left.dtype.type(weight * self.scale)
         if self.middle is not None:
             left *= self.middle
-        if stop - start == len(block):
-            block += left @ right.T
-        else:
-            block[start - tile.row : stop - tile.row] += left @ right.T
+        return np.asarray(left @ right.T)
 
     def value(self, tile: Tile, like: Array) -> Array:
         """Return the product alone."""
