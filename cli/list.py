@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,7 +13,10 @@ from adreg.cli.output import Column
 from adreg.registry.catalog.records import Kind, ListQuery, ListRow, SortKey
 from adreg.registry.names import Tag
 
-_SORTS: dict[str, SortKey] = {"name": "name", "date": "created", "rank": "rank", "size": "bytes"}
+if TYPE_CHECKING:
+    from adreg.registry.ops.listing import Listing
+
+SORTS: dict[str, SortKey] = {"name": "name", "date": "created", "rank": "rank", "size": "bytes"}
 _KINDS: dict[str | None, Kind | None] = {
     None: None,
     "all": None,
@@ -64,7 +68,7 @@ def read_ranks(
 
 @click.command(
     "list",
-    short_help="List and search adapters and models.",
+    short_help="List adapters and models.",
     epilog=examples(
         "adreg list",
         "adreg list support --base smollm2 --rank 8-64 --sort date --reverse",
@@ -83,7 +87,7 @@ def read_ranks(
 @click.option("--adapters", "kind", flag_value="adapters", help="Only adapters.")
 @click.option("--models", "kind", flag_value="models", help="Only merged models.")
 @click.option("--versions", is_flag=True, help="All versions, not just the newest of each name.")
-@click.option("--sort", type=click.Choice(list(_SORTS)), default="name", show_default=True)
+@click.option("--sort", type=click.Choice(list(SORTS)), default="name", show_default=True)
 @click.option("--reverse", is_flag=True, help="The other way round: newest or largest first.")
 @click.option(
     "--limit",
@@ -122,11 +126,16 @@ def command(
             tags=tuple(Tag.parse(one) for one in tags),
             text=" ".join(words),
             all_versions=versions,
-            sort=_SORTS[sort],
+            sort=SORTS[sort],
             descending=reverse,
             limit=limit or None,
         )
     )
+    tell(app, found)
+
+
+def tell(app: App, found: Listing) -> None:
+    """Print a page of a listing, and how much more there is."""
     if app.json:
         app.output.json(found)
     else:

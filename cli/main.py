@@ -19,7 +19,8 @@ from adreg.cli.options import App
 
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "add": ("adreg.cli.add", "command", "Add adapters from PEFT folders and other formats."),
-    "list": ("adreg.cli.list", "command", "List and search adapters and models."),
+    "list": ("adreg.cli.list", "command", "List adapters and models."),
+    "search": ("adreg.cli.search", "command", "Find adapters and models by a condition."),
     "show": ("adreg.cli.show", "command", "Show all that is known of one version."),
     "check": ("adreg.cli.check", "command", "Check whether an adapter fits a base."),
     "merge": ("adreg.cli.merge", "command", "Merge adapters into a standalone checkpoint."),

@@ -28,6 +28,8 @@ from sqlalchemy import (
 )
 
 from adreg.registry.catalog import marks
+from adreg.registry.catalog.fields import condition
+from adreg.registry.catalog.grammar import parse
 from adreg.registry.catalog.parts import AT_ONCE, in_parts
 from adreg.registry.catalog.records import Counts, Kind, ListQuery, ListRow, SortKey, VersionKey
 from adreg.registry.catalog.schema import (
@@ -132,6 +134,9 @@ def counts(connection: Connection) -> Counts:
 def _narrowed(connection: Connection, query: ListQuery, start: Select[Any]) -> Select[Any] | None:
     """Return ``start`` with all that the query asks for, None if nothing can pass."""
     filters = list(_filters(connection, query))
+    if query.where:
+        asked = condition(parse(query.where), query.where)
+        filters.append(_Filter(select(version.c.id).where(asked), asked))
     result = start.where(*(one.check for one in filters))
     if not query.all_versions:
         newer = version.alias("newer")

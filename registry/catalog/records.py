@@ -239,8 +239,8 @@ class ListQuery:
     Without ``all_versions`` only the newest version of each series is looked at.
     ``base`` is a name or other name of a base, or what an adapter without one
     calls its base. ``text`` is words, each of which must stand in the name, a tag
-    or a note. A tag without a value asks for its key with any value. ``limit`` is
-    None for no limit.
+    or a note. ``where`` is a search in the language of ``grammar``. A tag without a
+    value asks for its key with any value. ``limit`` is None for no limit.
     """
 
     kind: Kind | None = None
@@ -253,6 +253,7 @@ class ListQuery:
     tags: tuple[Tag, ...] = ()
     alias: str = ""
     text: str = ""
+    where: str = ""
     all_versions: bool = False
     sort: SortKey = "name"
     descending: bool = False

@@ -5,6 +5,7 @@
     ├── NotFound               a reference that the catalog does not know
     ├── AlreadyExists          a name that is taken
     ├── InUse                  something that a model was built from
+    ├── SearchRefused          a search that cannot be read
     ├── InputRefused           a file or folder that cannot be taken in
     │   ├── NotAnAdapter       no PEFT adapter in this folder
     │   ├── PickleRefused      a pickle that is not asked for, or asks for more than tensors
@@ -50,6 +51,7 @@ from adreg.registry.errors.names import (
     InUse,
     NameRefused,
     NotFound,
+    SearchRefused,
 )
 from adreg.registry.errors.outcomes import (
     AdapterNotMade,
@@ -95,6 +97,7 @@ __all__ = [
     "OutputRefused",
     "PickleRefused",
     "RecipeRefused",
+    "SearchRefused",
     "TensorFileBroken",
     "WriteFailed",
 ]

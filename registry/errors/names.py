@@ -85,3 +85,25 @@ class InUse(AdregError):
     def hint(self) -> str:
         """Say how to force it."""
         return "Remove those first, or pass --force: then they can no longer be rebuilt from here."
+
+
+@dataclass(eq=False)
+class SearchRefused(AdregError):
+    """A search that cannot be read; ``position`` is the place of the mistake, from 0."""
+
+    text: str
+    position: int
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        """Say what is wrong, and show where."""
+        before, after = self.text[: self.position], self.text[self.position :]
+        return (
+            f"the search is wrong at character {self.position + 1}: {self.reason}: {before}▸{after}"
+        )
+
+    @property
+    def hint(self) -> str:
+        """Show what a search looks like."""
+        return "Such as: rank>=16 and base:llama and (type:dora or target:q_proj) and not tag:old"
