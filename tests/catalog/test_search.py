@@ -169,7 +169,7 @@ def test_mistakes_are_pointed_at(catalog: Catalog, text: str) -> None:
 
 
 def test_the_tree() -> None:
-    """``and`` binds closer than ``or``, and ``not`` closest; what stands side by side is ``and``."""
+    """``and`` binds closer than ``or``, ``not`` closest; side by side means ``and``."""
     assert Either(
         (
             All((Word("a", 0), Not(Word("b", 6)))),
