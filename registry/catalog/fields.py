@@ -192,9 +192,7 @@ def _base(asked: Comparison, search: _Search) -> Condition:
     def find(test: Callable[[Any], Condition]) -> Condition:
         named = select(base.c.id).where(test(base.c.name_key))
         known_as = select(base_alias.c.base_id).where(test(base_alias.c.name_key))
-        hinted = exists().where(
-            adapter.c.version_id == version.c.id, test(_lowered(adapter.c.base_hint))
-        )
+        hinted = _of_adapter(test(_lowered(adapter.c.base_hint)))
         unknown = version.c.base_id.is_(None)
         return or_(
             version.c.base_id.in_(named), version.c.base_id.in_(known_as), and_(unknown, hinted)
@@ -259,11 +257,14 @@ def _lowered(column: ColumnElement[Any]) -> ColumnElement[Any]:
 
 
 def _has(table: Any, *where: Condition) -> Condition:  # noqa: ANN401  # a table of a version's
-    return exists().where(table.c.version_id == version.c.id, *where)
+    # A list of ids, which SQLite makes once from the table's own index; it would ask a
+    # correlated EXISTS again for each of 100,000 versions.
+    return version.c.id.in_(select(table.c.version_id).where(*where))
 
 
 def _of_adapter(one: Condition) -> Condition:
-    return _has(adapter, one)
+    # One row for each version, found by its key; a list would read every configuration.
+    return exists().where(adapter.c.version_id == version.c.id, one)
 
 
 _FIELDS: Mapping[str, Callable[[Comparison, _Search], Condition]] = {

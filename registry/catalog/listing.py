@@ -88,31 +88,52 @@ class _Filter:
     """One condition, twice: as a query for the ids that may pass it, and as a check of a version.
 
     The check is written so that no index can serve it (``column + 0``), or it and not
-    the wanted order would drive the walk. The query may find too much, never too little.
+    the wanted order would drive the walk. The query may find too much, never too little;
+    one that is ``exact`` needs no check after it.
     """
 
     ids: Select[Any] | CompoundSelect[Any]
     check: ColumnElement[bool]
+    exact: bool = False
 
 
 def rows(connection: Connection, query: ListQuery) -> tuple[ListRow, ...]:
     """Return one page of the listing that the query asks for, in its order."""
-    narrowed = _narrowed(connection, query, select(version.c.id))
+    return _page(connection, query, _narrowed(connection, query))
+
+
+def count(connection: Connection, query: ListQuery) -> int:
+    """Return how many rows the query has on all its pages; this looks at each of them."""
+    return _total(connection, _narrowed(connection, query))
+
+
+def page(connection: Connection, query: ListQuery) -> tuple[tuple[ListRow, ...], int]:
+    """Return one page, and how many rows there are on all pages."""
+    narrowed = _narrowed(connection, query)
+    found = _page(connection, query, narrowed)
+    if query.offset == 0 and (query.limit is None or len(found) < query.limit):
+        return found, len(found)
+    return found, _total(connection, narrowed)
+
+
+def _page(
+    connection: Connection, query: ListQuery, narrowed: Sequence[ColumnElement[bool]] | None
+) -> tuple[ListRow, ...]:
     if narrowed is None:
         return ()
     order = [one.desc() if query.descending else one.asc() for one in _ORDERS[query.sort]]
     if query.sort == "rank":  # a model has none, and comes last whichever way the ranks go
         order[0] = order[0].nulls_last()
-    page = narrowed.order_by(*order)
+    ids = select(version.c.id).where(*narrowed).order_by(*order)
     if query.limit is not None or query.offset:
-        page = page.limit(query.limit).offset(query.offset)
-    return _filled(connection, connection.scalars(page).all())
+        ids = ids.limit(query.limit).offset(query.offset)
+    return _filled(connection, connection.scalars(ids).all())
 
 
-def count(connection: Connection, query: ListQuery) -> int:
-    """Return how many rows the query has on all its pages; this looks at each of them."""
-    narrowed = _narrowed(connection, query, select(func.count()).select_from(version))
-    return 0 if narrowed is None else int(connection.scalars(narrowed).one())
+def _total(connection: Connection, narrowed: Sequence[ColumnElement[bool]] | None) -> int:
+    if narrowed is None:
+        return 0
+    return int(connection.scalars(select(func.count()).select_from(version).where(*narrowed)).one())
 
 
 def counts(connection: Connection) -> Counts:
@@ -131,16 +152,16 @@ def counts(connection: Connection) -> Counts:
     )
 
 
-def _narrowed(connection: Connection, query: ListQuery, start: Select[Any]) -> Select[Any] | None:
-    """Return ``start`` with all that the query asks for, None if nothing can pass."""
+def _narrowed(connection: Connection, query: ListQuery) -> list[ColumnElement[bool]] | None:
+    """Return the conditions of all that the query asks for, None if nothing can pass."""
     filters = list(_filters(connection, query))
     if query.where:
         asked = condition(parse(query.where), query.where)
-        filters.append(_Filter(select(version.c.id).where(asked), asked))
-    result = start.where(*(one.check for one in filters))
+        filters.append(_Filter(select(version.c.id).where(asked), asked, exact=True))
+    conditions = [one.check for one in filters]
     if not query.all_versions:
         newer = version.alias("newer")
-        result = result.where(
+        conditions.append(
             ~exists().where(
                 newer.c.series_id == version.c.series_id, newer.c.number > version.c.number
             )
@@ -150,8 +171,9 @@ def _narrowed(connection: Connection, query: ListQuery, start: Select[Any]) -> S
         if not found:
             return None
         if len(found) <= AT_ONCE:
-            return result.where(version.c.id.in_(found))
-    return result
+            rest = [two for two in conditions if not (one.exact and two is one.check)]
+            return [version.c.id.in_(found), *rest]
+    return conditions
 
 
 def _filters(connection: Connection, query: ListQuery) -> Iterator[_Filter]:

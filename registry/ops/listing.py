@@ -20,7 +20,4 @@ class Listing:
 def listing(context: Context, query: ListQuery) -> Listing:
     """Return the page that a query asks for; an empty one where there is no catalog."""
     with context.catalog.read() as connection:
-        rows = catalog_listing.rows(connection, query)
-        whole = query.offset == 0 and (query.limit is None or len(rows) < query.limit)
-        total = len(rows) if whole else catalog_listing.count(connection, query)
-    return Listing(rows, total)
+        return Listing(*catalog_listing.page(connection, query))
