@@ -107,7 +107,9 @@ def set_location(connection: Connection, version_id: int, location: Path) -> Non
     )
 
 
-def is_location(connection: Connection, location: Path) -> bool:
-    """Whether some model is said to lie in this folder."""
-    there = select(model.c.version_id).where(model.c.location == str(location)).limit(1)
-    return connection.execute(there).first() is not None
+def at_location(connection: Connection, location: Path) -> VersionKey | None:
+    """Return the model that is said to lie in this folder, the newest if several are."""
+    there = select(model.c.version_id).where(model.c.location == str(location))
+    return max(
+        keys.several(connection, version.c.id.in_(there)), key=lambda key: key.id, default=None
+    )

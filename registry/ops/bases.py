@@ -120,9 +120,9 @@ def record_base(
     return BaseAdded(record, new=False, moved=moved, tensors=tensors)
 
 
-def free_name(connection: Connection, base: Base) -> str:
-    """Return a base's default name, with a number behind it if another base goes by that."""
-    name = _default_name(connection, base)
+def free_name(connection: Connection, base: Base, wanted: str | None = None) -> str:
+    """Return a name, a base's default one, with a number behind it if another base has it."""
+    name = wanted or _default_name(connection, base)
     numbered = (f"{name[:90]}-{number}" for number in itertools.count(2))
     names = itertools.chain([name], numbered)
     return next(one for one in names if not bases.known_as(connection, one))

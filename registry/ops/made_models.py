@@ -94,7 +94,7 @@ def withdraw_killed(context: Context, folder: Path) -> None:
     """
     durable.sweep(folder.parent)
     with context.catalog.read() as connection:
-        durable.withdraw(folder, lambda path: models.is_location(connection, path))
+        durable.withdraw(folder, lambda path: models.at_location(connection, path) is not None)
 
 
 def _made(connection: Connection, recipe_digest: str, folder: Path) -> VersionKey | None:
@@ -168,7 +168,7 @@ def record(  # noqa: PLR0913, PLR0917  # one transaction's worth of facts
     except BaseException:
         # A commit that is interrupted may have been made.
         with context.catalog.read() as connection:
-            if not models.is_location(connection, folder):
+            if models.at_location(connection, folder) is None:
                 staging.take_back()
         raise
     staging.keep()
@@ -176,5 +176,10 @@ def record(  # noqa: PLR0913, PLR0917  # one transaction's worth of facts
 
 
 def _new_base(connection: Connection, base: Base) -> BaseRecord:
-    """Record a base under a free name: nobody chose one, and a merge must not fail for it."""
-    return record_base(connection, base, name=free_name(connection, base)).record
+    """Record a base under a free name: nobody chose one, and a merge must not fail for it.
+
+    A model that serves as a base has the model's name, not that of its folder.
+    """
+    model = models.at_location(connection, base.folder)
+    name = free_name(connection, base, None if model is None else model.name)
+    return record_base(connection, base, name=name).record
