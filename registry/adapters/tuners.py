@@ -22,7 +22,7 @@ REFUSED: Mapping[str, str] = {
     "MULTITASK_PROMPT_TUNING": _PROMPTS,
     "P_TUNING": _PROMPTS,
     "PREFIX_TUNING": _PROMPTS,
-    "ADAPTION_PROMPT": _PROMPTS,
+    "ADAPTION_PROMPT": "its prompts go into the attention of some layers, not into their weights",
     "CPT": _PROMPTS,
     "CARTRIDGE": _PROMPTS,
     "POLY": _ROUTED,
