@@ -11,16 +11,16 @@ from collections.abc import Mapping
 from typing import Any
 
 SETTINGS: Mapping[str, str] = {
-    "layer_replication": "it repeats layers of the base, which is then another model",
     "alora_invocation_tokens": "activated LoRA applies from a token on, so it cannot be merged",
     "use_qalora": "QA-LoRA pools its inputs, so it cannot be merged",
     "arrow_config": "Arrow routes each token to other adapters, so it cannot be merged",
-    "megatron_config": "Megatron's parallel layers are not understood yet",
-    "enable_lora": "the merged linear layers of PEFT 0.1 are not understood",
+    "megatron_config": "a file does not say how the parts of Megatron's layers join",
+    "enable_lora": "`adreg add` converts the merged linear layers of PEFT 0.1, and they are used"
+    " from the catalog",
 }
 """Settings of a LoRA configuration that change what its tensors mean, when they are set."""
 
-_EMPTY_MEANS_UNSET = frozenset({"layer_replication", "enable_lora"})
+_EMPTY_MEANS_UNSET = frozenset({"enable_lora"})
 """Lists that change nothing when empty. An empty object turns a sub-configuration on, and an
 empty alora_invocation_tokens is not None for PEFT (tuners/lora/config.py, ``__post_init__``)."""
 

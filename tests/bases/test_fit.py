@@ -13,7 +13,8 @@ import torch
 from adreg.registry.adapters.peft_folder import read_adapter
 from adreg.registry.bases.base import read_base
 from adreg.registry.bases.diskname import Rewriting, find_embedding, find_rewriting, head_name
-from adreg.registry.bases.fit import Fit, Kind, fit
+from adreg.registry.bases.fit import fit
+from adreg.registry.bases.placement import Fit, Kind
 
 CASES: dict[str, tuple[str, dict[str, Any], dict[Kind, int]]] = {
     "linear": ("llama", {}, {Kind.LINEAR: 6}),
