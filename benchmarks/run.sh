@@ -9,5 +9,6 @@ export HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error HF_HUB_DISABLE_PROGRESS_BAR
 grep -m1 'model name' /proc/cpuinfo || true
 python -I "$here/../examples/make_base.py" "$folder/smollm2"
 python "$here/startup.py"
+python "$here/catalog.py"
 python "$here/rounding.py" "$folder/smollm2" "$here"/../examples/adapters/*
 python "$here/memory.py" "$folder"
