@@ -22,6 +22,7 @@ _INITIAL_RANK = 12
 
 _BIASES = ("none", "all", "lora_only")
 _MAX_PATTERN = 1000
+_MAX_LAYERS = 10_000
 _NESTED_REPEAT = re.compile(r"[*+}][^()]*\)[*+{]")
 """``(a+)+``: such a pattern can take exponential time, and none is needed to name a layer."""
 
@@ -67,6 +68,7 @@ def parse_config(config: Mapping[str, Any]) -> ConfigFields:
     rows = reader.rows("trainable_token_indices")
     if not rows and reader.peft_type == "TRAINABLE_TOKENS":
         rows = reader.rows("token_indices")
+    reader.ranges("layer_replication")
     reader.reasons += refusals.refused_settings(config)
     if reason := refusals.refused_initialisation(config):
         reader.reasons.append(reason)
@@ -273,6 +275,18 @@ class _Reader:
                 self._wrong(name, "a list of different row numbers, or one for each module")
                 return {}
         return {str(key): tuple(rows) for key, rows in lists.items()}
+
+    def ranges(self, name: str) -> None:
+        value = self._config.get(name)
+        pairs = value if isinstance(value, list) else []
+        fits = all(
+            isinstance(pair, list)
+            and len(pair) == 2
+            and all(type(number) is int and 0 <= number < _MAX_LAYERS for number in pair)
+            for pair in pairs
+        )
+        if value is not None and (not isinstance(value, list) or not fits):
+            self._wrong(name, "a list of ranges [start, stop] of layers")
 
     def pattern(self, name: str) -> dict[str, Any]:
         value = self._config.get(name)

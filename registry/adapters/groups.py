@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from adreg.registry.adapters.config import ConfigFields, rank_of, rows_of
-from adreg.registry.adapters.keys import Meaning, read_key
+from adreg.registry.adapters.keys import Meaning, read_key, without_repeats
 from adreg.registry.adapters.spec import AdapterTensor, LoraSettings, Part
 from adreg.registry.adapters.tuners import Tuner
 from adreg.registry.tensors import dtypes
@@ -28,7 +28,7 @@ def read_tensors(
     reasons: list[str] = []
     first: dict[tuple[str, Part, str, int], str] = {}
     wrapped: list[tuple[str, Meaning]] = []
-    for info in sorted(infos, key=lambda info: info.name):
+    for info in sorted(without_repeats(infos), key=lambda info: info.name):
         try:
             meaning = read_key(info.name, tuner)
         except ValueError as error:
@@ -41,7 +41,7 @@ def read_tensors(
         first[place] = info.name
         if info.dtype not in dtypes.FLOATS and meaning.part is not Part.TUNER:
             reasons.append(f"the tensor {info.name!r} is {info.dtype}, not a float type")
-        if meaning.wraps and meaning.parameter != "bias":
+        if meaning.wraps and meaning.parameter not in {"bias", "in_proj_bias"}:
             wrapped.append((info.name, meaning))
         tensors.append(
             AdapterTensor(
@@ -76,7 +76,8 @@ def check_tensors(tensors: Iterable[AdapterTensor], fields: ConfigFields) -> lis
     if not tensors:
         return ["its weights file holds no tensors: the training run saved an empty adapter"]
     if all(tensor.part is Part.FULL for tensor in tensors) and fields.targets and not fields.whole:
-        return ["it has no tensors of an adapter, though its configuration names target_modules"]
+        said = "it has no tensors of an adapter, though its configuration names target_modules"
+        return [f"{said}: {tensors[0].key!r} and the like are whole parameters"]
     for (module, _), group in wraps.items():
         # Ranks of stacked experts are known where the base says how many there are.
         lora = None if _is_stack(module, fields.parameters) else fields.lora
@@ -145,7 +146,7 @@ def _check_group(module: str, group: Group, lora: LoraSettings | None) -> list[s
     reasons = []
     if set(shape_b[2:]) - {1}:
         reasons.append(f"{module!r} has B {_text(shape_b)}, whose kernel is not of size 1")
-    if lora is not None and (wanted := rank_of(lora, module)) != rank:
+    if lora is not None and (wanted := rank_of(lora, a.owner)) != rank:
         reasons.append(
             f"{module!r} has rank {rank} in its tensors and {wanted} in the configuration"
         )

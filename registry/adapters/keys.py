@@ -8,11 +8,13 @@ which PEFT itself loads without applying anything. Prefix and adapter name are o
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from adreg.registry.adapters.refusals import TENSOR_WORDS
 from adreg.registry.adapters.spec import Part
 from adreg.registry.adapters.tuners import Tuner
+from adreg.registry.tensors.header import TensorInfo
 
 ROOT = "base_model."
 PREFIX = "base_model.model."
@@ -110,4 +112,25 @@ def _full(name: str) -> Meaning:
 
 
 def _bare(module: str) -> str:
-    return ".".join(part for part in module.split(".") if part != "base_layer")
+    # PEFT puts its token_adapter between a module and its base_layer (tuners/trainable_tokens).
+    return ".".join(p for p in module.split(".") if p not in {"base_layer", "token_adapter"})
+
+
+def without_repeats(infos: Iterable[TensorInfo]) -> list[TensorInfo]:
+    """Leave out what says again what ``X.weight`` says, or what the base had there.
+
+    When the vocabulary was resized, PEFT 0.21.2 saves every parameter whose name holds the
+    embedding's or head's (utils/save_and_load.py, "DEAL WITH EMBEDDINGS"): beside ``X.weight``,
+    which alone it loads into the module, ``X.modules_to_save.weight`` and
+    ``X.original_module.weight``.
+    """
+    by_name = {info.name: info for info in infos}
+    kept = []
+    for name, info in by_name.items():
+        module, _, parameter = name.rpartition(".")
+        owner, _, kind = module.rpartition(".")
+        counts = by_name.get(f"{owner}.{parameter}")
+        copied = kind in {"modules_to_save", "original_module"} and counts is not None
+        if not copied:
+            kept.append(info)
+    return kept

@@ -53,6 +53,16 @@ class AdapterTensor:
     info: TensorInfo
     depth: int = 0
 
+    @property
+    def owner(self) -> str:
+        """The module whose rank and alpha count: its own, unless it is a part of a wrapped one.
+
+        An nn.MultiheadAttention gives its out_proj its own r and alpha (peft 0.21.2,
+        tuners/lora/layer.py, ``MultiheadAttention.__init__``).
+        """
+        whole, _, leaf = self.module.rpartition(".")
+        return whole if f".base_layer.{leaf}." in self.key else self.module
+
 
 @dataclass(frozen=True, slots=True)
 class LoraSettings:

@@ -94,7 +94,8 @@ class Base:
     to ``folder``, that belong in a merged checkpoint too; ``code_files`` are Python files,
     which are named and never run. ``decoders`` read the tensors of ``layout`` that are not
     stored as it says, by name. ``revision`` is a commit of ``hub_repo``; both are None
-    outside the Hugging Face cache.
+    outside the Hugging Face cache. ``replication`` are the ranges of layers that were
+    repeated to see it as a deeper one (see ``replicated``).
     """
 
     folder: Path
@@ -115,6 +116,7 @@ class Base:
     side_files: tuple[str, ...]
     code_files: tuple[str, ...]
     decoders: Mapping[str, Decoder] = field(default_factory=dict, repr=False)
+    replication: tuple[tuple[int, int], ...] = ()
 
     def read(self, reader: TensorReader, name: str, start: int, stop: int) -> Array:
         """Read elements [start, stop) of a float tensor, flat, decoded where it is quantised.

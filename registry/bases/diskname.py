@@ -17,7 +17,7 @@ from adreg.registry.bases.memory import Memory, Piece, Pieces
 from adreg.registry.bases.renames import architecture as known_architecture
 from adreg.registry.tensors.checkpoint import Layout
 
-_EMBEDDINGS = (
+EMBEDDINGS = (
     "embed_tokens.weight",
     "wte.weight",
     "word_embeddings.weight",
@@ -152,7 +152,7 @@ def find_embedding(layout: Layout, memory: Memory | None = None) -> str | None:
         name = _one(memory, memory.kind.embedding)
         if name is not None:
             return name
-    for ending in _EMBEDDINGS:
+    for ending in EMBEDDINGS:
         found = [t.name for t in layout if t.name == ending or t.name.endswith("." + ending)]
         if len(found) == 1:
             return found[0]

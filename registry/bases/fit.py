@@ -10,24 +10,37 @@ from adreg.registry.adapters.spec import AdapterSpec, AdapterTensor, Part
 from adreg.registry.bases.base import Base
 from adreg.registry.bases.diskname import resolve
 from adreg.registry.bases.fit_experts import place_experts, target_parameters
+from adreg.registry.bases.fit_heads import is_head, is_relabelled
 from adreg.registry.bases.fit_others import place_others
+from adreg.registry.bases.fit_vocabulary import (
+    check_vocabulary,
+    follow_tie,
+    is_resized,
+    lacks_matrix,
+)
 from adreg.registry.bases.placement import Fit, Fitting, Kind, Placement, shape_text
+from adreg.registry.bases.replicated import deepened
 from adreg.registry.tensors import dtypes
 
 _CONV1D_TYPES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"})
 _CONV1D_LEAVES = frozenset({"c_attn", "q_attn", "c_proj", "c_fc"})
 """Modules that are transformers' Conv1D, whose weight is (in, out): transformers 5.23."""
+_IN_PROJ = "in_proj_weight"
+"""The parameter of an nn.MultiheadAttention for queries, keys and values: (3 dim, dim)."""
 
 
 def fit(spec: AdapterSpec, base: Base) -> Fit:
     """Place every tensor of an adapter in a base; nothing is left out silently.
 
-    Each tensor is in just one placement or named in a fault.
+    Each tensor is in just one placement or named in a fault. Raises MergeRefused for layers
+    that the adapter repeats and the base cannot.
     """
-    state = Fitting(spec, base, resolve(_names(spec), base.memory, base.layout))
+    base = deepened(base, (spec,))
+    state = Fitting(spec, base, resolve(_names(spec, base), base.memory, base.layout))
     groups: dict[str, dict[int, dict[Part, AdapterTensor]]] = defaultdict(lambda: defaultdict(dict))
     others: dict[str, dict[str, AdapterTensor]] = defaultdict(dict)
-    for tensor in spec.tensors:
+    # What is brought whole comes first: it is the W that the rest of the adapter is for.
+    for tensor in sorted(spec.tensors, key=lambda tensor: tensor.part is not Part.FULL):
         if tensor.part is Part.FULL:
             _place_full(state, tensor)
         elif tensor.part is Part.ROWS:
@@ -44,10 +57,12 @@ def fit(spec: AdapterSpec, base: Base) -> Fit:
         else:
             place_experts(state, module, wraps)
     place_others(state, others, _is_conv1d)
+    follow_tie(state)
+    check_vocabulary(state)
     return Fit(tuple(state.placements), tuple(state.faults))
 
 
-def _names(spec: AdapterSpec) -> set[str]:
+def _names(spec: AdapterSpec, base: Base) -> set[str]:
     """Return the parameters that an adapter is for, as it names them."""
     names = set()
     for tensor in spec.tensors:
@@ -55,6 +70,8 @@ def _names(spec: AdapterSpec) -> set[str]:
             names.add(f"{tensor.module}.{tensor.parameter}")
         elif tensor.module:
             names.add(f"{tensor.module}.weight")
+    if any(name.endswith(f".{_IN_PROJ}") for name in base.memory):
+        names |= {f"{n.removesuffix('.weight')}.{_IN_PROJ}" for n in names if n.endswith(".weight")}
     modules = {t.module for t in spec.tensors if t.part in {Part.LORA_A, Part.LORA_B}}
     for target in target_parameters(spec):
         parent, _, leaf = target.rpartition(".")
@@ -69,10 +86,8 @@ def _place_full(state: Fitting, tensor: AdapterTensor) -> None:
     target, source = state.source(name)
     if source is None:
         # A new head comes with modules_to_save; anything else that the base lacks is
-        # a sign of the wrong base. Configs omit the list at times, task types do not.
-        leaf = tensor.module.rpartition(".")[2]
-        saved = {kept.rpartition(".")[2] for kept in state.spec.modules_to_save}
-        if not (saved & set(tensor.module.split(".")) or leaf in {"score", "classifier"}):
+        # a sign of the wrong base. Configs omit the list at times, names of heads tell.
+        if not is_head(state.spec, tensor.module):
             state.faults.append(state.absent(name, tensor.key))
             return
         state.placements.append(Placement(Kind.FULL, target, None, (tensor,), 1.0))
@@ -80,6 +95,13 @@ def _place_full(state: Fitting, tensor: AdapterTensor) -> None:
     shape, dtype = state.base.layout[source].shape, state.base.layout[source].dtype
     if dtype not in dtypes.FLOATS:
         state.faults.append(f"{tensor.key!r} cannot replace the base's {source!r}: it is {dtype}")
+        return
+    if shape != tensor.info.shape and is_relabelled(state.spec, shape, tensor):
+        state.placements.append(Placement(Kind.FULL, target, None, (tensor,)))
+        return
+    if shape != tensor.info.shape and is_resized(state.base, target, shape, tensor.info.shape):
+        state.resized[target] = tensor.info.shape
+        state.placements.append(Placement(Kind.FULL, target, None, (tensor,)))
         return
     if shape != tensor.info.shape:
         state.faults.append(
@@ -97,19 +119,21 @@ def _place_rows(state: Fitting, tensor: AdapterTensor) -> None:
     if source is None:
         state.faults.append(state.absent(name, tensor.key))
         return
-    info = state.base.layout[source]
+    info, shape = state.base.layout[source], state.shape(target, source)
     if info.dtype not in dtypes.FLOATS:
         state.faults.append(f"{tensor.key!r} cannot replace rows of {source!r}: it is {info.dtype}")
-    elif len(info.shape) != 2 or info.shape[1] != tensor.info.shape[1]:
+    elif len(shape) != 2 or shape[1] != tensor.info.shape[1]:
         state.faults.append(
             f"{tensor.key!r} has rows of {tensor.info.shape[1]},"
-            f" the base's {source!r} has {shape_text(info.shape)}"
+            f" the base's {source!r} has {shape_text(shape)}"
         )
-    elif max(numbers, default=0) >= info.shape[0]:
+    elif max(numbers, default=0) >= shape[0]:
         state.faults.append(
-            f"{tensor.key!r} is for row {max(numbers)}, the base's {source!r} has {info.shape[0]}"
+            f"{tensor.key!r} is for the row of token {max(numbers)}, the base's {source!r} has"
+            f" {shape[0]} rows; only an adapter that brings the whole matrix can make it larger"
         )
     else:
+        source = None if target in state.resized else source
         state.placements.append(Placement(Kind.ROWS, target, source, (tensor,), numbers=numbers))
 
 
@@ -117,21 +141,34 @@ def _place_lora(state: Fitting, module: str, parts: Mapping[Part, AdapterTensor]
     first = next(iter(parts.values()))
     target, source = state.source(f"{module}.weight")
     if source is None:
+        # An nn.MultiheadAttention itself: queries, keys and values in one parameter, which its
+        # factors are for (peft 0.21.2, tuners/lora/layer.py); its out_proj is a module.
+        target, source = state.source(f"{module}.{_IN_PROJ}")
+    if source is None:
         state.faults.append(state.absent(f"{module}.weight", first.key))
         return
     info = state.base.layout[source]
     if info.dtype not in dtypes.FLOATS:
         state.faults.append(f"the base's {source!r} is {info.dtype}, which nothing is added to")
         return
-    kind = _kind(state, module, parts, info.shape)
+    shape = state.shape(target, source)
+    kind = _kind(state, module, parts, shape)
     if kind is None:
         a, b = _factors(parts)
+        tokens = a.info.shape[1] if Part.EMBEDDING_A in parts else b.info.shape[0]
         state.faults.append(
-            f"{first.key!r} makes a delta of {shape_text(_delta_shape(a, b))},"
-            f" the base's {source!r} has {shape_text(info.shape)}"
+            lacks_matrix(state, target, first, tokens)
+            or f"{first.key!r} makes a delta of {shape_text(_delta_shape(a, b))},"
+            f" the base's {source!r} has {shape_text(shape)}"
         )
         return
-    scale = scale_of(state.spec.lora, module)
+    source = None if target in state.resized else source
+    scale = scale_of(state.spec.lora, first.owner)
+    if first.owner != module:
+        # PEFT trains and answers with twice the delta of out_proj: MultiheadAttention.merge,
+        # which its forward calls, adds it, and calls out_proj.merge, which adds it again
+        # (peft 0.21.2, tuners/lora/layer.py).
+        scale *= 2
     bias = parts.get(Part.LORA_BIAS)
     weight = tuple(tensor for part, tensor in parts.items() if part is not Part.LORA_BIAS)
     state.placements.append(Placement(kind, target, source, weight, scale))

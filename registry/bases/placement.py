@@ -59,7 +59,8 @@ class Placement:
 
     ``target`` is a name on disk. ``source`` is the base tensor that W is read from: the
     target itself; the input embedding, when the target is a tied head that the
-    checkpoint does not hold; None, when the base has no such tensor and FULL adds it.
+    checkpoint does not hold; None, when the base has no such tensor, or one of another
+    vocabulary, and FULL brings all of it.
     ``scale`` is alpha/r or alpha/sqrt(r); 1 where there is none. ``also`` are tensors
     that it needs and that another placement counts as used. ``numbers`` are the rows
     that ROWS replaces. ``layer`` is the kind of layer that a MODULE is, ``module`` its name, and
@@ -104,6 +105,8 @@ class Fitting:
     base: Base
     naming: Naming
     conv1d_by_shape: bool = False
+    resized: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """The shapes of what the adapter brings whole with another vocabulary, by target."""
     placements: list[Placement] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
@@ -119,6 +122,10 @@ class Fitting:
         if base.tied and known == head_name(base.architecture):
             return known, find_embedding(base.layout, base.memory)
         return known, None
+
+    def shape(self, target: str, source: str) -> tuple[int, ...]:
+        """Return the shape of what a delta goes on: the adapter's own W, where it brings one."""
+        return self.resized.get(target, self.base.layout[source].shape)
 
     def absent(self, name: str, key: str) -> str:
         """Return the fault that the base has no one tensor of this name for an adapter's."""

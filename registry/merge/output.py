@@ -11,9 +11,11 @@ from typing import Any
 
 from adreg.registry.adapters.spec import AdapterSpec
 from adreg.registry.bases.base import CONFIG, Base
+from adreg.registry.bases.replicated import deepened
 from adreg.registry.digest import FileDigest
 from adreg.registry.durable import FileWriter, Staging, copy_file
 from adreg.registry.errors import InputRefused, MergeRefused
+from adreg.registry.merge.config import merged_config
 from adreg.registry.merge.plan import Plan
 from adreg.registry.merge.report import REPORT, total
 from adreg.registry.merge.run import MergeReport, run
@@ -104,6 +106,7 @@ def write_model(  # noqa: PLR0913  # the two ends of the engine, and how to run 
 
     Raises what ``run`` raises, and InputRefused when a file to take over cannot be read.
     """
+    base = deepened(base, specs)
     report = run(plan, base, specs, staging, threads=threads, progress=progress)
     files = list(report.files)
     for side in sides:
@@ -113,7 +116,11 @@ def write_model(  # noqa: PLR0913  # the two ends of the engine, and how to run 
             files.append(copy_file(side.path, target, side.name))
         except OSError as error:
             raise InputRefused(side.path, error.strerror or str(error)) from error
-    texts = {CONFIG: _config(plan, base), "README.md": card, REPORT: _report(plan, method, report)}
+    texts = {
+        CONFIG: merged_config(plan, base, specs),
+        "README.md": card,
+        REPORT: _report(plan, method, report),
+    }
     if len(plan.shards) > 1:
         texts[INDEX] = _index(plan)
     for name, text in texts.items():
@@ -129,6 +136,7 @@ def _report(plan: Plan, method: tuple[str, Mapping[str, Any]], report: MergeRepo
         "method": method[0],
         "parameters": dict(method[1]),
         "precision": plan.precision,
+        "dropped": list(plan.dropped),
         "totals": total(report.tensors).to_dict(),
         "tensors": [one.to_dict() for one in report.tensors],
     }
@@ -142,28 +150,3 @@ def _index(plan: Plan) -> str:
         "weight_map": dict(sorted(weight_map.items())),
     }
     return json.dumps(value, indent=2) + "\n"
-
-
-def _config(plan: Plan, base: Base) -> str:
-    """Return config.json: the base's own text unless the merge changed what it says."""
-    edits: dict[str, Any] = {}
-    if plan.untie:
-        edits["tie_word_embeddings"] = False
-    if plan.dtype is not None:
-        # transformers 5 writes "dtype"; the older "torch_dtype" is kept true where it stands.
-        edits["dtype"] = plan.dtype
-        if "torch_dtype" in base.config:
-            edits["torch_dtype"] = plan.dtype
-    if plan.architecture is not None and plan.labels is not None:
-        edits["architectures"] = [plan.architecture]
-        edits["num_labels"] = plan.labels
-        if len(base.config.get("id2label") or {}) != plan.labels:
-            edits["id2label"] = {str(n): f"LABEL_{n}" for n in range(plan.labels)}
-            edits["label2id"] = {f"LABEL_{n}": n for n in range(plan.labels)}
-    if not edits and not base.decoders:
-        return (base.folder / CONFIG).read_text(encoding="utf-8")
-    config = {**base.config, **edits}
-    text = config.get("text_config")
-    if plan.untie and isinstance(text, dict) and "tie_word_embeddings" in text:
-        config["text_config"] = {**text, "tie_word_embeddings": False}
-    return json.dumps(config, indent=2, ensure_ascii=False) + "\n"

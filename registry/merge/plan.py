@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from adreg.registry.adapters.config import matching
@@ -18,9 +18,10 @@ from adreg.registry.bases.base import Base
 from adreg.registry.bases.diskname import find_embedding, find_head, head_name
 from adreg.registry.bases.fit import fit
 from adreg.registry.bases.fit_full import fit_full
-from adreg.registry.bases.placement import Placement
+from adreg.registry.bases.placement import Kind, Placement
+from adreg.registry.bases.replicated import deepened
 from adreg.registry.errors import Incompatible, MergeRefused
-from adreg.registry.merge.headed import headed_architecture
+from adreg.registry.merge.headed import headed
 from adreg.registry.merge.methods.method import Method
 from adreg.registry.merge.steps import contribution
 from adreg.registry.merge.terms import Contribution, LowRank
@@ -92,7 +93,10 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The whole merge: files, jobs, how deltas are combined, and what config.json must say."""
+    """The whole merge: files, jobs, how deltas are combined, and what config.json must say.
+
+    ``dropped`` are the base's tensors that the class of the result does not have.
+    """
 
     shards: tuple[Shard, ...]
     method: Method
@@ -101,6 +105,7 @@ class Plan:
     dtype: str | None
     architecture: str | None
     labels: int | None
+    dropped: tuple[str, ...] = ()
 
     @property
     def jobs(self) -> tuple[Job, ...]:
@@ -132,9 +137,9 @@ class Input:
 
     def weight_at(self, target: str) -> float:
         """Return the weight of its delta on a tensor, by the name of its module on disk."""
-        patterns = dict(self.weights)
-        key = matching(tuple(patterns), target.rpartition(".")[0] or target)
-        return self.weight if key is None else self.weight * patterns[key]
+        module = target.rpartition(".")[0] or target
+        found = (factor for pattern, factor in self.weights if matching((pattern,), module))
+        return self.weight * next(found, 1.0)
 
 
 def make_plan(  # noqa: PLR0913  # the inputs, and what can be asked of a merge
@@ -161,6 +166,7 @@ def make_plan(  # noqa: PLR0913  # the inputs, and what can be asked of a merge
             raise MergeRefused(
                 (f"{item.name} has the weight 0",), "Leave it out, or give it another weight."
             )
+    base = deepened(base, [item.spec for item in inputs])
     by_target: dict[str, dict[int, list[Placement]]] = defaultdict(lambda: defaultdict(list))
     for number, item in enumerate(inputs):
         result = fit_full(item.spec, base) if isinstance(item.spec, Base) else fit(item.spec, base)
@@ -178,12 +184,13 @@ def make_plan(  # noqa: PLR0913  # the inputs, and what can be asked of a merge
             ("the weights of all modules that the adapters touch are 0",),
             "Look at the patterns of --weight.",
         )
-    untie = _untie(base, inputs, changes, dtype)
-    added = [changes[name] for name in changes if name not in base.layout]
     specs = [item.spec for item in inputs if not isinstance(item.spec, Base)]
-    architecture, labels = headed_architecture(base, specs, added)
-    shards = _shards(base, changes, added, dtype, max_shard_size)
-    return Plan(shards, method, precision, untie, dtype, architecture, labels)
+    head = headed(base, specs, changes)
+    untie = head.architecture is None and _untie(base, inputs, changes, dtype)
+    shards = _shards(base, changes, head.dropped, dtype, max_shard_size)
+    return Plan(
+        shards, method, precision, untie, dtype, head.architecture, head.labels, head.dropped
+    )
 
 
 def _check_ledger(
@@ -220,8 +227,9 @@ def _change(  # noqa: PLR0913, PLR0917  # one tensor of a plan, and what all of 
     )
     if not contributions:
         return None
-    first = next(iter(groups.values()))[0]
-    if first.source is not None:
+    all_of_it = [placement for number in sorted(groups) for placement in groups[number]]
+    first, new = all_of_it[0], next((one for one in all_of_it if one.source is None), None)
+    if first.source is not None and new is None:
         info = base.layout[first.source]
         out = _out_dtype(info.dtype, dtype)
         if method != LINEAR:
@@ -232,12 +240,14 @@ def _change(  # noqa: PLR0913, PLR0917  # one tensor of a plan, and what all of 
         return Job(target, out, info.shape, action, first.source, contributions)
     if len(contributions) > 1 or contributions[0].weight != 1:
         raise MergeRefused(
-            (f"{target!r} is new to the base and cannot be weighted or come from two adapters",),
+            (f"{target!r} is new or of another size and cannot be weighted or come from two",),
             "Merge the adapter that brings it alone, with weight 1.",
         )
-    tensor = first.tensors[0]
-    out = _out_dtype(base.dtype, dtype)
-    return Job(target, out, tensor.info.shape, "add", None, contributions)
+    whole = next(one for one in all_of_it if one.kind is Kind.FULL)
+    shape = (*whole.tensors, *whole.also)[0].info.shape
+    there = target in base.layout
+    out = _out_dtype(base.layout[target].dtype if there else base.dtype, dtype)
+    return Job(target, out, shape, "replace" if there else "add", None, contributions)
 
 
 def _out_dtype(dtype: str, wanted: str | None) -> str:
@@ -257,52 +267,89 @@ def _untie(base: Base, inputs: Sequence[Input], changes: dict[str, Job], dtype: 
         return False
     if head not in changes and embedding not in changes:
         return False
-    # Single trained rows go to both sides of a tie (peft 0.21.2, utils/other.py).
-    followed = (
-        tuple(c for c in changes[embedding].contributions if c.only_rows)
-        if (embedding in changes)
-        else ()
-    )
-    if head not in changes and len(followed) == len(changes[embedding].contributions):
+    there = changes[embedding].contributions if embedding in changes else ()
+    followed = tuple(c for c in there if _is_followed(c, inputs[c.adapter]))
+    same = head in changes and changes[head].contributions == there
+    if same or (head not in changes and len(followed) == len(there)):
+        changes.pop(head, None)
+        if head in base.layout:  # stored all the same: it must not stay behind
+            changes[head] = replace(changes[embedding], name=head)
         return False
-    if any(item.spec.config.get("ensure_weight_tying") for item in inputs):
-        # Trained with the head following the embedding. Only a replaced embedding says
-        # clearly what both are; for LoRA on both sides peft 0.21.2 adds the delta twice.
-        if len(inputs) > 1 or head in changes or changes[embedding].action != "replace":
-            raise MergeRefused(
-                (f"ensure_weight_tying with a delta on {embedding!r} or {head!r}",),
-                "Train without ensure_weight_tying, or with the embedding in modules_to_save.",
-            )
-        return False
-    if head not in changes and head not in base.layout:
+    if head in changes:
+        _add_followed(inputs, changes, head, followed)
+        return True
+    if head not in base.layout:
         info = base.layout[embedding]
         out = _out_dtype(info.dtype, dtype)
         action: Action = "copy" if out == info.dtype else "cast"
         action = "merge" if followed else action
-        changes[head] = Job(head, out, info.shape, action, embedding, followed)
+        weights = changes[embedding].weights if followed else ()
+        changes[head] = Job(head, out, info.shape, action, embedding, followed, weights)
     return True
+
+
+def _is_followed(part: Contribution, item: Input) -> bool:
+    """Whether a tied head does as the embedding does, though the input does not name it.
+
+    Single trained rows go to both sides of a tie (peft 0.21.2, utils/other.py), and so does
+    all that was trained with ensure_weight_tying (tuners/tuners_utils.py). A whole
+    checkpoint is tied as the base is: ``fit_full`` holds that.
+    """
+    if part.only_rows or isinstance(item.spec, Base):
+        return True
+    return bool(item.spec.config.get("ensure_weight_tying"))
+
+
+def _add_followed(
+    inputs: Sequence[Input],
+    changes: dict[str, Job],
+    head: str,
+    followed: tuple[Contribution, ...],
+) -> None:
+    """Add to a head that one input changes what others do to the embedding and it follows."""
+    job = changes[head]
+    own = {part.adapter for part in job.contributions}
+    for number in own - {part.adapter for part in followed}:
+        spec = inputs[number].spec
+        if isinstance(spec, AdapterSpec) and spec.config.get("ensure_weight_tying"):
+            raise MergeRefused(
+                (f"ensure_weight_tying with a delta on {head!r} and none on the embedding",),
+                "Save the adapter with PEFT again: it saves both sides.",
+            )
+    more = tuple(part for part in followed if part.adapter not in own)
+    if not more:
+        return
+    if job.source is None:
+        raise MergeRefused(
+            (f"{head!r} is of another size, and another adapter changes what is tied to it",),
+            "Merge the adapter that brings it alone, with weight 1.",
+        )
+    parts = tuple(sorted((*job.contributions, *more), key=lambda part: part.adapter))
+    changes[head] = replace(job, action="merge", contributions=parts)
 
 
 def _shards(
     base: Base,
     changes: dict[str, Job],
-    added: list[Job],
+    dropped: tuple[str, ...],
     dtype: str | None,
     max_shard_size: int | None,
 ) -> tuple[Shard, ...]:
-    new = added + [
-        job for name, job in changes.items() if name not in base.layout and job not in added
-    ]
+    new = [job for name, job in changes.items() if name not in base.layout]
+    left_out = set(dropped)
     groups: list[list[Job]] = []
     for file in base.layout.files:
         jobs = []
         for info in file.tensors:
+            if info.name in left_out:
+                continue
             out = _out_dtype(info.dtype, dtype)
             action: Action = "copy" if out == info.dtype else "cast"
             jobs.append(
                 changes.get(info.name) or Job(info.name, out, info.shape, action, info.name)
             )
-        groups.append(jobs)
+        if jobs:
+            groups.append(jobs)
     if max_shard_size is not None:
         jobs = [job for group in groups for job in group] + new
         by_name = {job.name: job for job in jobs}

@@ -120,7 +120,7 @@ def run(  # noqa: PLR0913  # the two ends of the engine, and how to run it
             files.append(writer.digest(shard.file))
         progress.finish()
     report = MergeReport(tuple(files), tuple(tally.report() for tally in state.tallies))
-    added = any(job.action == "add" for job in plan.jobs)
+    added = any(job.source is None for job in plan.jobs)
     if report.changed == 0 and not added:
         raise MergeRefused(
             ("every element equals the base's: the deltas are zero or too small for the dtype",),

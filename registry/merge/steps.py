@@ -43,7 +43,7 @@ def contribution(adapter: int, weight: float, placements: Sequence[Placement]) -
 def _terms(placement: Placement) -> list[Term]:  # noqa: PLR0911  # one line a kind
     kind = placement.kind
     if kind is Kind.FULL:
-        return [Full(placement.tensors[0].key)]
+        return [Full((*placement.tensors, *placement.also)[0].key)]
     if kind is Kind.BIAS:
         return [Vector(placement.tensors[0].key, placement.scale)]
     if kind is Kind.ROWS:

@@ -305,6 +305,13 @@ def _remarks(base: OpenedBase, inputs: Sequence[OpenedInput], plan: Plan) -> tup
             remarks.append(f"{one.name} fits {base.name} by its shapes only: {verdict.reasons[0]}")
     if plan.untie:
         remarks.append("the head and the embedding were tied; the model gets a head of its own")
+    if plan.dropped:
+        remarks.append(f"{plan.architecture} has no use for {', '.join(plan.dropped)}: left out")
+    remarks += [
+        f"{job.name} has {job.shape[0]:,} rows now, the base's {base.base.layout[job.name].shape[0]:,}"
+        for job in plan.jobs
+        if job.name in base.base.layout and job.shape != base.base.layout[job.name].shape
+    ]
     if base.base.code_files:
         remarks.append(f"code of the base is not taken over: {', '.join(base.base.code_files)}")
     return tuple(remarks)

@@ -93,7 +93,12 @@ def test_all_settings_of_lora_are_known() -> None:
         *("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "bias", "lora_bias"),
         *("fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save"),
         *("target_modules", "task_type", "peft_type", "init_lora_weights", "revision"),
-        *("base_model_name_or_path", "peft_version", "trainable_token_indices"),
+        *(
+            "base_model_name_or_path",
+            "peft_version",
+            "trainable_token_indices",
+            "layer_replication",
+        ),
         *("target_parameters", "kasa_config", "velora_config", "monteclora_config", "use_bdlora"),
     }
     # They choose modules, which the tensors' names tell; configure training, initialisation
@@ -111,7 +116,6 @@ def test_all_settings_of_lora_are_known() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"layer_replication": [[0, 2], [1, 2]]},
         {"alora_invocation_tokens": [5], "task_type": "CAUSAL_LM"},
     ],
     ids=lambda settings: next(iter(settings)),

@@ -101,7 +101,7 @@ class _Part:
     def first(self, base: Array, tile: Tile) -> Array:
         """Return the weighted delta, which must be additive, alone."""
         if len(self.steps) == 1 and isinstance(step := self.steps[0], Product):
-            value = step.alone(tile, self.weight)
+            value = step.alone(tile, self.weight, base.dtype)
             if value is not None:
                 return value
         result = np.zeros_like(base)

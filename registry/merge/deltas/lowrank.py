@@ -10,6 +10,8 @@ Checked against peft 0.21.2, tuners/{lora,adalora,loha}/layer.py.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from adreg.registry.merge.deltas.opened import Opened
@@ -39,20 +41,24 @@ class Product:
         if start >= stop:
             return
         if stop - start == len(block):
-            block += self._product(start, stop, tile, weight)
+            block += self._product(start, stop, tile, weight, block.dtype)
         else:
-            block[start - tile.row : stop - tile.row] += self._product(start, stop, tile, weight)
+            product = self._product(start, stop, tile, weight, block.dtype)
+            block[start - tile.row : stop - tile.row] += product
 
-    def alone(self, tile: Tile, weight: float) -> Array | None:
+    def alone(self, tile: Tile, weight: float, dtype: np.dtype[Any]) -> Array | None:
         """Return ``weight`` times the product when it has all rows of the tile, else None."""
         if self.first <= tile.row and tile.row_stop <= self.last:
-            return self._product(tile.row, tile.row_stop, tile, weight)
+            return self._product(tile.row, tile.row_stop, tile, weight, dtype)
         return None
 
-    def _product(self, start: int, stop: int, tile: Tile, weight: float) -> Array:
+    def _product(
+        self, start: int, stop: int, tile: Tile, weight: float, dtype: np.dtype[Any]
+    ) -> Array:
         left = self.left.rows(start - self.first, stop - self.first)  # (rows, r)
         right = self.right.rows(tile.column, tile.column_stop)  # (columns, r)
-        left = left * left.dtype.type(weight * self.scale)
+        # In the type of W's block: a float64 W keeps its digits.
+        left = left * dtype.type(weight * self.scale)
         if self.middle is not None:
             left *= self.middle
         return np.asarray(left @ right.T)
