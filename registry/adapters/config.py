@@ -26,6 +26,13 @@ _MAX_LAYERS = 10_000
 _NESTED_REPEAT = re.compile(r"[*+}][^()]*\)[*+{]")
 """``(a+)+``: such a pattern can take exponential time, and none is needed to name a layer."""
 
+_REPEATED_CHOICE = re.compile(r"\([^()]*\|[^()]*\)[*+{]")
+"""``(a|aa)+``: likewise."""
+
+_UNBOUNDED = re.compile(r"(?<!\\)(?:[*+]|\{\d*,\})")
+_MAX_UNBOUNDED = 4
+"""Each ``.*`` more multiplies the time by the length of a name."""
+
 
 @dataclass(frozen=True, slots=True)
 class ConfigFields:
@@ -325,7 +332,9 @@ def pattern_fault(pattern: str) -> str | None:
     """Return what is wrong with a pattern of module names, None if it can be used."""
     if len(pattern) > _MAX_PATTERN:
         return f"is longer than {_MAX_PATTERN} characters"
-    if _NESTED_REPEAT.search(pattern):
+    if len(_UNBOUNDED.findall(pattern)) > _MAX_UNBOUNDED:
+        return f"repeats without a bound more than {_MAX_UNBOUNDED} times and could take for ever"
+    if _NESTED_REPEAT.search(pattern) or _REPEATED_CHOICE.search(pattern):
         return "repeats a repetition and could take for ever"
     try:
         _compiled(pattern)

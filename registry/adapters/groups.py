@@ -39,7 +39,8 @@ def read_tensors(
             reasons.append(f"the tensors {first[place]!r} and {info.name!r} mean the same")
             continue
         first[place] = info.name
-        if info.dtype not in dtypes.FLOATS and meaning.part is not Part.TUNER:
+        left_to_peft = tuner.through_peft and meaning.part is Part.TUNER
+        if info.dtype not in dtypes.FLOATS and not left_to_peft:
             reasons.append(f"the tensor {info.name!r} is {info.dtype}, not a float type")
         if meaning.wraps and meaning.parameter not in {"bias", "in_proj_bias"}:
             wrapped.append((info.name, meaning))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 
-from adreg.registry.adapters.config import rows_of, scale_of
+from adreg.registry.adapters.config import rank_of, rows_of, scale_of
 from adreg.registry.adapters.spec import AdapterSpec, AdapterTensor, Part
 from adreg.registry.bases.base import Base
+from adreg.registry.bases.conv1d import Conv1ds
 from adreg.registry.bases.diskname import resolve
 from adreg.registry.bases.fit_experts import place_experts, target_parameters
 from adreg.registry.bases.fit_heads import is_head, is_relabelled
@@ -19,12 +20,10 @@ from adreg.registry.bases.fit_vocabulary import (
     lacks_matrix,
 )
 from adreg.registry.bases.placement import Fit, Fitting, Kind, Placement, shape_text
+from adreg.registry.bases.renames import architecture
 from adreg.registry.bases.replicated import deepened
 from adreg.registry.tensors import dtypes
 
-_CONV1D_TYPES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp"})
-_CONV1D_LEAVES = frozenset({"c_attn", "q_attn", "c_proj", "c_fc"})
-"""Modules that are transformers' Conv1D, whose weight is (in, out): transformers 5.23."""
 _IN_PROJ = "in_proj_weight"
 """The parameter of an nn.MultiheadAttention for queries, keys and values: (3 dim, dim)."""
 
@@ -36,7 +35,8 @@ def fit(spec: AdapterSpec, base: Base) -> Fit:
     that the adapter repeats and the base cannot.
     """
     base = deepened(base, (spec,))
-    state = Fitting(spec, base, resolve(_names(spec, base), base.memory, base.layout))
+    conv1ds = Conv1ds(base.architecture, base.model_type, base.config)
+    state = Fitting(spec, base, resolve(_names(spec, base), base.memory, base.layout), conv1ds)
     groups: dict[str, dict[int, dict[Part, AdapterTensor]]] = defaultdict(lambda: defaultdict(dict))
     others: dict[str, dict[str, AdapterTensor]] = defaultdict(dict)
     # What is brought whole comes first: it is the W that the rest of the adapter is for.
@@ -50,13 +50,13 @@ def fit(spec: AdapterSpec, base: Base) -> Fit:
         else:
             groups[tensor.module][tensor.depth][tensor.part] = tensor
     plain = {module: wraps[0] for module, wraps in groups.items() if wraps.keys() == {0}}
-    state.conv1d_by_shape = _conv1d_by_shape(state, plain)
+    state.votes = _votes(state, plain)
     for module, wraps in groups.items():
         if module in plain and (not target_parameters(spec) or state.source(f"{module}.weight")[1]):
             _place_lora(state, module, wraps[0])
         else:
             place_experts(state, module, wraps)
-    place_others(state, others, _is_conv1d)
+    place_others(state, others)
     follow_tie(state)
     check_vocabulary(state)
     return Fit(tuple(state.placements), tuple(state.faults))
@@ -87,7 +87,7 @@ def _place_full(state: Fitting, tensor: AdapterTensor) -> None:
     if source is None:
         # A new head comes with modules_to_save; anything else that the base lacks is
         # a sign of the wrong base. Configs omit the list at times, names of heads tell.
-        if not is_head(state.spec, tensor.module):
+        if not is_head(state.spec, tensor.module) or _is_inside(state, name):
             state.faults.append(state.absent(name, tensor.key))
             return
         state.placements.append(Placement(Kind.FULL, target, None, (tensor,), 1.0))
@@ -99,7 +99,7 @@ def _place_full(state: Fitting, tensor: AdapterTensor) -> None:
     if shape != tensor.info.shape and is_relabelled(state.spec, shape, tensor):
         state.placements.append(Placement(Kind.FULL, target, None, (tensor,)))
         return
-    if shape != tensor.info.shape and is_resized(state.base, target, shape, tensor.info.shape):
+    if shape != tensor.info.shape and is_resized(state, target, shape, tensor.info.shape):
         state.resized[target] = tensor.info.shape
         state.placements.append(Placement(Kind.FULL, target, None, (tensor,)))
         return
@@ -110,6 +110,13 @@ def _place_full(state: Fitting, tensor: AdapterTensor) -> None:
         )
         return
     state.placements.append(Placement(Kind.FULL, target, source, (tensor,), 1.0))
+
+
+def _is_inside(state: Fitting, name: str) -> bool:
+    """Whether a new tensor would be in the base's own layers, of which all are known."""
+    known, written = architecture(state.base.architecture), state.naming.rewrite(name)
+    inside = known is not None and known.prefix and written.startswith(f"{known.prefix}.")
+    return bool(inside) and ".pooler." not in written  # a head's, in BERT's class
 
 
 def _place_rows(state: Fitting, tensor: AdapterTensor) -> None:
@@ -162,6 +169,11 @@ def _place_lora(state: Fitting, module: str, parts: Mapping[Part, AdapterTensor]
             f" the base's {source!r} has {shape_text(shape)}"
         )
         return
+    rank, wanted = _factors(parts)[0].info.shape[0], rank_of(state.spec.lora, first.owner)
+    if rank != wanted:
+        said = f"{module!r} has rank {rank} in its tensors and {wanted} in the configuration"
+        state.faults.append(said)
+        return
     source = None if target in state.resized else source
     scale = scale_of(state.spec.lora, first.owner)
     if first.owner != module:
@@ -212,31 +224,26 @@ def _kind(
         return Kind.CONVOLUTION if shape == delta and plain else None
     if len(delta) != 2:
         return None
-    square = delta[0] == delta[1]
-    if shape == delta and not (square and _is_conv1d(state, module)):
-        return Kind.LINEAR
-    return Kind.CONV1D if shape == delta[::-1] else None
+    if state.is_conv1d(module):
+        return Kind.CONV1D if shape == delta[::-1] else None
+    return Kind.LINEAR if shape == delta else None
 
 
-def _is_conv1d(state: Fitting, module: str) -> bool:
-    leaf = module.rpartition(".")[2]
-    return state.conv1d_by_shape or (
-        state.base.model_type in _CONV1D_TYPES and leaf in _CONV1D_LEAVES
-    )
+def _votes(state: Fitting, groups: Mapping[str, Mapping[Part, AdapterTensor]]) -> dict[str, bool]:
+    """Return by the modules' last names whether those that are not square are stored (in, out).
 
-
-def _conv1d_by_shape(state: Fitting, groups: Mapping[str, Mapping[Part, AdapterTensor]]) -> bool:
-    """Whether the modules that are not square show that this base stores (in, out).
-
-    The configuration's fan_in_fan_out cannot tell: it stands true on nn.Linear bases
-    and false on Conv1D ones in real adapters, and PEFT corrects both by layer type.
+    For models that transformers does not have: of the others it is known. The
+    configuration's fan_in_fan_out cannot tell: it stands true on nn.Linear bases and
+    false on Conv1D ones in real adapters, and PEFT corrects both by layer type.
     """
-    votes = set()
+    if state.conv1ds.known:
+        return {}
+    votes: dict[str, set[bool]] = defaultdict(set)
     for module, parts in groups.items():
         _, source = state.source(f"{module}.weight")
         if source is None or Part.LORA_A not in parts:
             continue
         shape, delta = state.base.layout[source].shape, _delta_shape(*_factors(parts))
         if len(shape) == 2 and shape[0] != shape[1]:
-            votes.add(shape == delta[::-1])
-    return votes == {True}
+            votes[module.rpartition(".")[2]].add(shape == delta[::-1])
+    return {leaf: found == {True} for leaf, found in votes.items()}

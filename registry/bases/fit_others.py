@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from adreg.registry.adapters.config import scale_of
 from adreg.registry.adapters.products import delta_shape, is_native
 from adreg.registry.adapters.spec import AdapterTensor
 from adreg.registry.adapters.tuners import tuner_of
-from adreg.registry.bases.diskname import find_embedding
 from adreg.registry.bases.placement import Fitting, Kind, Placement, shape_text
 from adreg.registry.tensors import dtypes
 
@@ -19,7 +18,7 @@ _ADALORA_EPSILON = 1e-5
 """Added to the rank that divides alpha (peft 0.21.2, tuners/adalora/layer.py)."""
 
 
-def place_others(state: Fitting, groups: Groups, is_conv1d: Callable[[Fitting, str], bool]) -> None:
+def place_others(state: Fitting, groups: Groups) -> None:
     """Place each module's tensors; what all modules share counts as used by the first."""
     shared = tuple(groups.get("", {}).values())
     modules = [module for module in groups if module]
@@ -27,7 +26,7 @@ def place_others(state: Fitting, groups: Groups, is_conv1d: Callable[[Fitting, s
         modules = _shared_only(state)
     for module in modules:
         group = groups.get(module, {})
-        kind = _layer(state, module, is_conv1d, next(iter([*group.values(), *shared])))
+        kind = _layer(state, module, next(iter([*group.values(), *shared])))
         if kind is None:
             continue
         native = not shared and not tuner_of(state.spec.config).through_peft
@@ -50,9 +49,7 @@ def _shared_only(state: Fitting) -> list[str]:
     return [n for n in names if any(n == t or n.endswith(f".{t}") for t in targets)]
 
 
-def _layer(
-    state: Fitting, module: str, is_conv1d: Callable[[Fitting, str], bool], first: AdapterTensor
-) -> Kind | None:
+def _layer(state: Fitting, module: str, first: AdapterTensor) -> Kind | None:
     target, source = state.source(f"{module}.weight")
     if source is None:
         state.faults.append(state.absent(f"{module}.weight", first.key))
@@ -63,9 +60,9 @@ def _layer(
         return None
     if len(info.shape) > 2:
         return Kind.CONVOLUTION
-    if len(info.shape) == 2 and target == find_embedding(state.base.layout, state.base.memory):
+    if len(info.shape) == 2 and target == state.embedding:
         return Kind.EMBEDDING
-    return Kind.CONV1D if is_conv1d(state, module) else Kind.LINEAR
+    return Kind.CONV1D if state.is_conv1d(module) else Kind.LINEAR
 
 
 def _place_native(
@@ -93,7 +90,9 @@ def _place_native(
     if not scales:
         scale = scale_of(spec.lora, module)
         if spec.peft_type == "ADALORA":
-            scale = spec.lora.alpha / (spec.lora.rank + _ADALORA_EPSILON)
+            # PEFT takes the rank for an alpha that is not above 0.
+            alpha = spec.lora.alpha if spec.lora.alpha > 0 else spec.lora.rank
+            scale = alpha / (spec.lora.rank + _ADALORA_EPSILON)
         state.placements.append(Placement(kind, target, source, tensors, scale))
         return
     state.placements.append(Placement(Kind.SCALING, target, source, tensors, layer=kind))

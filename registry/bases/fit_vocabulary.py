@@ -34,9 +34,18 @@ def vocabulary(base: Base) -> dict[str, int]:
     return found
 
 
-def is_resized(base: Base, target: str, shape: tuple[int, ...], brought: tuple[int, ...]) -> bool:
+def _dimensions(state: Fitting) -> dict[str, int]:
+    # Found once: a wrong base asks for it with each of thousands of modules.
+    if state.vocabulary is None:
+        state.vocabulary = vocabulary(state.base)
+    return state.vocabulary
+
+
+def is_resized(
+    state: Fitting, target: str, shape: tuple[int, ...], brought: tuple[int, ...]
+) -> bool:
     """Whether a whole tensor differs from the base's in nothing but its vocabulary."""
-    dimension = vocabulary(base).get(target)
+    dimension = _dimensions(state).get(target)
     if dimension is None or len(shape) != len(brought):
         return False
     rest = [n for n in range(len(shape)) if n != dimension]
@@ -49,8 +58,8 @@ def lacks_matrix(state: Fitting, target: str, tensor: AdapterTensor, brought: in
     ``brought`` is the number of tokens that it is for.
     """
     base = state.base
-    embedding = find_embedding(base.layout, base.memory)
-    dimension = vocabulary(base).get(target)
+    embedding = state.embedding
+    dimension = _dimensions(state).get(target)
     if dimension is None or embedding is None or brought == (rows := _rows(base, embedding)):
         return None
     return (
@@ -69,7 +78,7 @@ def check_vocabulary(state: Fitting) -> None:
         # With a head of its own the model has no output head, which falls away at the merge.
         head = find_head(base.memory, base.architecture) if _is_classifier(state) else None
     sizes: dict[str, int] = {}
-    for name, dimension in vocabulary(base).items():
+    for name, dimension in _dimensions(state).items():
         if name == head:
             continue
         if name in state.resized:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 
 from adreg.registry.adapters.spec import AdapterSpec, AdapterTensor, Part
 from adreg.registry.bases.base import Base
+from adreg.registry.bases.conv1d import Conv1ds, is_conv1d
 from adreg.registry.bases.diskname import Naming, find_embedding, head_name
 from adreg.registry.bases.memory import Piece
 
@@ -104,7 +106,11 @@ class Fitting:
     spec: AdapterSpec
     base: Base
     naming: Naming
-    conv1d_by_shape: bool = False
+    conv1ds: Conv1ds
+    votes: dict[str, bool] = field(default_factory=dict)
+    """Whether modules of a last name are Conv1D, where shapes alone tell."""
+    vocabulary: dict[str, int] | None = None
+    """The dimensions of the base's tensors that count tokens, once they are asked for."""
     resized: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """The shapes of what the adapter brings whole with another vocabulary, by target."""
     placements: list[Placement] = field(default_factory=list)
@@ -120,8 +126,21 @@ class Fitting:
             return pieces[0].name, pieces[0].name
         base, known = self.base, self.naming.rewrite(name)
         if base.tied and known == head_name(base.architecture):
-            return known, find_embedding(base.layout, base.memory)
+            return known, self.embedding
         return known, None
+
+    def is_conv1d(self, module: str) -> bool:
+        """Whether a module keeps its weight as (in, out)."""
+        if self.conv1ds.known:
+            name = self.naming.rewrite(f"{module}.weight")
+            return name.removesuffix(".weight") in self.conv1ds
+        leaf = module.rpartition(".")[2]
+        return self.votes.get(leaf, is_conv1d(self.base.model_type, module))
+
+    @cached_property
+    def embedding(self) -> str | None:
+        """The base's input embedding."""
+        return find_embedding(self.base.layout, self.base.memory)
 
     def shape(self, target: str, source: str) -> tuple[int, ...]:
         """Return the shape of what a delta goes on: the adapter's own W, where it brings one."""

@@ -147,6 +147,13 @@ def _below(path: str, others: list[str] | tuple[()]) -> bool:
     return any(other == "" or path.startswith(f"{other}.") for other in others)
 
 
+def parts(
+    name: str | None, model_type: str | None, config: Mapping[str, Any]
+) -> tuple[tuple[str, str], ...]:
+    """Return path in memory and model type of a model and of all inside it, as far as known."""
+    return tuple((path, kind) for path, _, kind in _models(name, model_type, config))
+
+
 def _models(
     name: str | None, model_type: str | None, config: Mapping[str, Any], path: str = ""
 ) -> Iterator[tuple[str, str, str]]:

@@ -70,7 +70,8 @@ def _labels(count: int, base: Base, specs: Sequence[AdapterSpec | Base]) -> dict
             edits["id2label"] = names
             edits["label2id"] = brought.get("label2id") or {v: int(k) for k, v in names.items()}
             return edits | {key: brought[key] for key in _TRAINED if brought.get(key)}
-    if len(base.config.get("id2label") or {}) != count:
+    labels = base.config.get("id2label")
+    if not isinstance(labels, dict) or len(labels) != count:
         edits["id2label"] = {str(n): f"LABEL_{n}" for n in range(count)}
         edits["label2id"] = {f"LABEL_{n}": n for n in range(count)}
     return edits

@@ -61,6 +61,8 @@ def headed(base: Base, specs: Sequence[AdapterSpec], changes: Mapping[str, Job])
     endings = {TASKS[task] for spec in specs if (task := spec.task_type) and task in TASKS}
     if not new:
         return Headed()
+    if len(endings) != 1:
+        _check_class(base, new)
     if len(endings) != 1 or base.architecture is None:
         return Headed(labels=None if last is None else last.shape[0])
     labels = (last or new[-1]).shape[0]
@@ -71,6 +73,23 @@ def headed(base: Base, specs: Sequence[AdapterSpec], changes: Mapping[str, Job])
     if name == base.architecture:
         return Headed(labels=labels)
     return _of_class(name, labels, base, changes)
+
+
+def _check_class(base: Base, new: Sequence[Job]) -> None:
+    """Refuse what is of no part of the base's class when nothing says of which class it is."""
+    kind = known_architecture(base.architecture)
+    strange = [
+        job.name
+        for job in new
+        if kind is not None
+        and job.name not in base.layout
+        and job.name.partition(".")[0] not in kind.firsts
+    ]
+    if strange:
+        raise MergeRefused(
+            (f"{base.architecture} has no {strange[0]!r}, and no task_type says which class has",),
+            "Set task_type in adapter_config.json: SEQ_CLS, TOKEN_CLS or QUESTION_ANS.",
+        )
 
 
 def _of_class(name: str, labels: int, base: Base, changes: Mapping[str, Job]) -> Headed:

@@ -73,17 +73,21 @@ def side_files(base: Base, specs: Sequence[AdapterSpec], tokenizer: str) -> tupl
         raise MergeRefused((reason,), "Pass --tokenizer base.")
     if agree:
         spec, files = brought[0]
+        if any(file.name.startswith("tokenizer") for file in files):
+            # One tokenizer or the other: transformers would take the base's chat_template.jinja
+            # before the template in the adapter's tokenizer_config.json.
+            chosen = {name: one for name, one in chosen.items() if not _is_tokenizer(name)}
         for file in files:
             chosen[file.name] = SideFile(file.name, spec.folder / file.name)
     return tuple(chosen[name] for name in sorted(chosen))
 
 
+def _is_tokenizer(name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in _TOKENIZER)
+
+
 def _tokenizer_of(spec: AdapterSpec) -> tuple[FileDigest, ...]:
-    found = tuple(
-        file
-        for file in sorted(spec.files)
-        if any(fnmatchcase(file.name, pattern) for pattern in _TOKENIZER)
-    )
+    found = tuple(file for file in sorted(spec.files) if _is_tokenizer(file.name))
     # A template alone is taken over too; a lone special_tokens_map describes nothing.
     names = {file.name for file in found}
     telling = ("tokenizer", "chat_template", "additional_chat_templates")
@@ -134,7 +138,7 @@ def _report(plan: Plan, method: tuple[str, Mapping[str, Any]], report: MergeRepo
     """Return the merge's report: what happened to each tensor that the inputs touch."""
     value = {
         "method": method[0],
-        "parameters": dict(method[1]),
+        "parameters": dict(sorted(method[1].items())),  # a lock file has them sorted too
         "precision": plan.precision,
         "dropped": list(plan.dropped),
         "totals": total(report.tensors).to_dict(),

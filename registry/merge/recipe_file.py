@@ -22,6 +22,12 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], LineOf]:
     """
     try:
         text = path.read_text(encoding="utf-8")
+        # A few lines of aliases can stand for billions of values, and no recipe needs them.
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                mark = event.start_mark
+                line = None if mark is None else mark.line + 1
+                raise RecipeRefused(path, "it uses an alias (*name)", line=line)
         root = yaml.compose(text, yaml.SafeLoader)
         value = yaml.safe_load(text)
     except OSError as error:

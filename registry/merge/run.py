@@ -57,13 +57,14 @@ class _Run:
 
     plan: Plan
     base: Base
-    specs: Sequence[AdapterSpec | Base]
     opened: Opened
     reader: TensorReader
     dtype: np.dtype[Any]
     pool: ThreadPoolExecutor
     window: int
     modules: PeftModules
+    exact: Opened
+    """The same inputs in float64, for the rows that are computed again."""
     tallies: list[Tally] = field(default_factory=list)
 
     def in_order(self, tasks: Iterable[Callable[[], _T]]) -> Iterator[_T]:
@@ -108,7 +109,8 @@ def run(  # noqa: PLR0913  # the two ends of the engine, and how to run it
         modules.check()
         opened = Opened(specs, reader, dtype)
         window = 2 * threads + 2
-        state = _Run(plan, base, specs, opened, reader, dtype, pool, window, modules)
+        exact = Opened(specs, reader, np.dtype(np.float64))
+        state = _Run(plan, base, opened, reader, dtype, pool, window, modules, exact)
         progress.start("merging", plan.nbytes)
         for shard in plan.shards:
             with FileWriter(staging.folder / shard.file, large=True) as writer:
@@ -209,9 +211,8 @@ def _worst(state: _Run, tensor: Tensor) -> float | None:
     whole = any(isinstance(term, Normalised | Module) for term in terms)
     if not terms or whole or job.source is None:
         return None
-    wide = np.dtype(np.float64)
-    exact = Tensor(job, state.base, state.reader, wide)
-    exact.open(Opened(state.specs, state.reader, wide), state.modules.compute)
+    exact = Tensor(job, state.base, state.reader, np.dtype(np.float64))
+    exact.open(state.exact, state.modules.compute)
     return max((distance(tensor, exact, tile) for tile in sampled_rows(job)), default=None)
 
 

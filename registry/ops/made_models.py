@@ -5,7 +5,8 @@ from __future__ import annotations
 import platform
 import shutil
 from collections import Counter
-from importlib.metadata import version
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,9 @@ from adreg.registry.catalog.records import (
 )
 from adreg.registry.durable import Staging, write_error
 from adreg.registry.merge.output import Written
+from adreg.registry.merge.plan import Plan
 from adreg.registry.merge.report import total
+from adreg.registry.merge.terms import Module
 from adreg.registry.ops import base_files, history
 from adreg.registry.ops.bases import free_name, record_base
 from adreg.registry.ops.context import Context
@@ -32,10 +35,25 @@ if TYPE_CHECKING:
     from adreg.registry.ops.merge import Ready
 
 
-def engine() -> str:
+def engine(plan: Plan) -> str:
     """Return what computes here: the versions and the processor that decide the last bits."""
-    parts = [f"{package} {version(package)}" for package in ("adreg", "numpy", "ml_dtypes")]
-    return "; ".join([*parts, f"machine {platform.machine()}"])
+    packages = ["adreg", "numpy", "ml_dtypes"]
+    terms = (term for job in plan.jobs for part in job.contributions for term in part.terms)
+    if any(isinstance(term, Module) for term in terms):
+        packages += ["peft", "torch", "transformers"]
+    return "; ".join(f"{name} {here}" for name, here in here_of([*packages, "machine"]).items())
+
+
+def here_of(names: Iterable[str]) -> dict[str, str]:
+    """Return the versions here of what ``engine`` names; "none" for what is not installed."""
+    return {name: platform.machine() if name == "machine" else _version(name) for name in names}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
 
 
 def digest_of(ready: Ready) -> str:
@@ -58,7 +76,7 @@ def _content(ready: Ready) -> dict[str, Any]:
         [one.digest, asked.weight, asked.weights]
         for one, asked in zip(ready.adapters, ready.recipe.adapters, strict=True)
     ]
-    recipe["engine"] = engine()
+    recipe["engine"] = engine(ready.plan)
     return recipe
 
 
@@ -132,7 +150,7 @@ def record(  # noqa: PLR0913, PLR0917  # one transaction's worth of facts
         location=folder,
         recipe=ready.recipe.to_dict(),
         recipe_digest=recipe_digest,
-        engine=engine(),
+        engine=engine(plan),
         report={
             **total(report.tensors).to_dict(),
             "actions": dict(Counter(job.action for job in plan.jobs)),

@@ -164,8 +164,8 @@ def plan_for(recipe: Recipe, base: OpenedBase, adapters: Sequence[OpenedInput]) 
     """Plan a merge of what is open already."""
     # A base that was recorded decoded is decoded; a rebuild elsewhere must know.
     recipe = replace(recipe, dequantize=bool(base.base.decoders))
-    names = [one.name for one in adapters]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
+    times = Counter(one.digest for one in adapters)
+    if twice := [one.name for one in adapters if times[one.digest] > 1]:
         raise MergeRefused(
             (f"{twice[0]} is named twice",), "Name it once, with the sum of the weights."
         )
@@ -307,10 +307,11 @@ def _remarks(base: OpenedBase, inputs: Sequence[OpenedInput], plan: Plan) -> tup
         remarks.append("the head and the embedding were tied; the model gets a head of its own")
     if plan.dropped:
         remarks.append(f"{plan.architecture} has no use for {', '.join(plan.dropped)}: left out")
+    layout = base.base.layout
     remarks += [
-        f"{job.name} has {job.shape[0]:,} rows now, the base's {base.base.layout[job.name].shape[0]:,}"
+        f"{job.name} has {job.shape[0]:,} rows now, the base's {layout[job.name].shape[0]:,}"
         for job in plan.jobs
-        if job.name in base.base.layout and job.shape != base.base.layout[job.name].shape
+        if job.name in layout and job.shape != layout[job.name].shape
     ]
     if base.base.code_files:
         remarks.append(f"code of the base is not taken over: {', '.join(base.base.code_files)}")

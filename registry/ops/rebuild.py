@@ -24,7 +24,6 @@ from adreg.registry.merge.recipe import Recipe
 from adreg.registry.ops import history, made_models, merge
 from adreg.registry.ops.context import Context
 from adreg.registry.ops.locked_parts import FoundBase, find_adapter, find_base
-from adreg.registry.ops.locking import engine_versions
 from adreg.registry.ops.places import check_output
 from adreg.registry.ops.specs import OpenedVersion
 from adreg.registry.release.card import model_card
@@ -177,11 +176,11 @@ def _compare(lock: Lock, built: Iterable[FileDigest]) -> None:
 
 def _cause(lock: Lock) -> str:
     """Say what most likely made a difference: other versions, else another CPU."""
-    here = engine_versions(made_models.engine())
+    here = made_models.here_of(lock.engine)
     other = [
-        f"{name} {there} (here {here.get(name, 'none')})"
+        f"{name} {there} (here {here[name]})"
         for name, there in lock.engine.items()
-        if here.get(name) != there
+        if here[name] != there
     ]
     if other:
         return f"It was built with {', '.join(other)}: use the same and try again."

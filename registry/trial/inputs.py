@@ -68,8 +68,10 @@ def _drawn(model: Any, folder: Path, seed: int) -> dict[str, Any]:  # noqa: ANN4
     main, config = model.main_input_name, model.config
     if main == "input_ids":
         given = {"input_ids": _ids(config, seed, _TOKENS)}
-        # CLIP and its like compare a text with an image; those that write text need none.
-        if hasattr(config, "projection_dim") and hasattr(config, "vision_config"):
+        # CLIP and its like compare a text with an image; those that write text need none,
+        # and take none without a token that stands for it (PaliGemma has a projection too).
+        compares = hasattr(config, "projection_dim") and not hasattr(config, "image_token_id")
+        if compares and hasattr(config, "vision_config"):
             given["pixel_values"] = _pixels(config, seed)
         return given
     if main == "pixel_values":

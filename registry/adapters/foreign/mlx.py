@@ -60,7 +60,7 @@ def convert(path: Path, file: TensorFile, config: Mapping[str, Any], said: Said)
         raise AdapterRefused(
             path, (reason,), "Fuse it with mlx_lm.fuse; the result is a model, not an adapter."
         )
-    if kind not in {"lora", "dora"}:
+    if kind not in ("lora", "dora"):
         raise AdapterRefused(path, (f"its fine_tune_type is {kind!r}, which is not known",), "")
     check_floats(path, file.tensors)
     found = _sort(path, file)

@@ -10,7 +10,7 @@ from enum import Enum
 import numpy as np
 
 from adreg.registry.bases.base import Base
-from adreg.registry.bases.conv1d import is_conv1d
+from adreg.registry.bases.conv1d import Conv1ds, is_conv1d
 from adreg.registry.bases.diskname import find_embedding, head_name
 from adreg.registry.bases.memory import Piece, memory_pieces
 from adreg.registry.tensors import dtypes
@@ -160,7 +160,9 @@ def kind_of(pair: Pair, base: Base) -> Kind | str:
         return reason
     if leaf in _EMBEDDINGS:
         return Kind.EMBEDDING
-    return Kind.CONV1D if is_conv1d(base.model_type, pair.module) else Kind.LINEAR
+    conv1ds = Conv1ds(base.architecture, base.model_type, base.config)
+    of_type = is_conv1d(base.model_type, pair.module)
+    return Kind.CONV1D if (pair.module in conv1ds if conv1ds.known else of_type) else Kind.LINEAR
 
 
 def change(pair: Pair, reader: TensorReader) -> float:

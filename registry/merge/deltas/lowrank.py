@@ -31,6 +31,9 @@ class Product:
         """Read the factors that are small enough to hold."""
         self.scale = term.scale
         self.first, self.last = term.rows or (0, rows)
+        if term.rank == 0:  # AdaLoRA's budget may leave a module nothing
+            self.first = self.last = 0
+            return
         self.left = opened.factor(adapter, term.left, self.last - self.first, term.rank)
         self.right = opened.factor(adapter, term.right, columns, term.rank)
         self.middle = None if term.middle is None else opened.whole(adapter, term.middle).ravel()

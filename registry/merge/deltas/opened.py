@@ -14,9 +14,9 @@ from adreg.registry.merge.terms import FactorView
 from adreg.registry.tensors.arrays import Array, TensorReader
 from adreg.registry.tensors.header import TensorInfo
 
-_KEPT = 32 << 20
-"""Elements of interleaved factors kept at once: 128 MiB in float32. On a checkpoint of one
-tensor an expert, each of hundreds of experts picks its columns out of the same factor."""
+_KEPT = 128 << 20
+"""Bytes of interleaved factors kept at once. On a checkpoint of one tensor an expert, each
+of hundreds of experts picks its columns out of the same factor."""
 
 
 class Opened:
@@ -67,11 +67,11 @@ class Opened:
 
     def _kept(self, number: int, key: str) -> Array | None:
         """Return a tensor of interleaved experts, kept for the next expert if it is not huge."""
-        count = self.info(number, key).count
-        if count > _KEPT:
+        count, limit = self.info(number, key).count, _KEPT // self.dtype.itemsize
+        if count > limit:
             return None
         if (number, key) not in self._cache:
-            while self._cache and sum(map(len, self._cache.values())) + count > _KEPT:
+            while self._cache and sum(map(len, self._cache.values())) + count > limit:
                 self._cache.pop(next(iter(self._cache)))
             self._cache[number, key] = self.slice(number, key, 0, count)
         return self._cache[number, key]

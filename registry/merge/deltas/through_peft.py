@@ -86,8 +86,22 @@ class PeftModules:
         Done with weights that take no memory, so that it is known before a byte is written.
         """
         for number, modules in self._modules.items():
+            shared = self._is_shared(number)
             with _quiet():
-                self._build(number, modules, None, trial=True)
+                chosen = modules if shared else self._samples(number, modules)
+                self._build(number, chosen, None, trial=True)
+
+    def _samples(self, adapter: int, modules: Mapping[str, Module]) -> dict[str, Module]:
+        """Return one module of each kind and shape: some kinds decompose each that is built."""
+        shapes: dict[str, list[tuple[str, tuple[int, ...]]]] = {name: [] for name in modules}
+        for tensor in self._specs[adapter].tensors:
+            if tensor.module in shapes:
+                shapes[tensor.module].append((tensor.parameter, tensor.info.shape))
+        found: dict[object, tuple[str, Module]] = {}
+        for name, term in modules.items():
+            like = (term.layer, self._shapes[term.weight], term.bias is None, str(shapes[name]))
+            found.setdefault(like, (name, term))
+        return dict(found.values())
 
     def compute(self, adapter: int, term: Module) -> Array:
         """Return the module's weight or bias as PEFT merges it, in its own shape."""
@@ -113,7 +127,8 @@ class PeftModules:
         self._widen(model)
         layer = model.base_model.model.get_submodule(term.module)
         base_layer = layer.get_base_layer()
-        kept = base_layer.weight.data, None if base_layer.bias is None else base_layer.bias.data
+        bias = getattr(base_layer, "bias", None)
+        kept = base_layer.weight.data, None if bias is None else bias.data
         read = self._reader_for(adapter, term)
         base_layer.weight.data = torch.from_numpy(read(term.weight))
         if term.bias is not None:
