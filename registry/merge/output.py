@@ -18,7 +18,7 @@ from adreg.registry.errors import InputRefused, MergeRefused
 from adreg.registry.merge.config import merged_config
 from adreg.registry.merge.plan import Plan
 from adreg.registry.merge.report import REPORT, total
-from adreg.registry.merge.run import MergeReport, run
+from adreg.registry.merge.run import MergeReport, check_modules, run
 from adreg.registry.progress import SILENT, Progress
 from adreg.registry.tensors.checkpoint import INDEX
 
@@ -132,6 +132,11 @@ def write_model(  # noqa: PLR0913  # the two ends of the engine, and how to run 
             writer.write(text.encode())
         files.append(writer.digest(name))
     return Written(tuple(sorted(files)), report)
+
+
+def check_model(plan: Plan, base: Base, specs: Sequence[AdapterSpec | Base]) -> None:
+    """Find out what only running a plan would, short of that; raise MergeRefused."""
+    check_modules(plan, deepened(base, specs), specs)
 
 
 def _report(plan: Plan, method: tuple[str, Mapping[str, Any]], report: MergeReport) -> str:

@@ -131,6 +131,12 @@ def run(  # noqa: PLR0913  # the two ends of the engine, and how to run it
     return report
 
 
+def check_modules(plan: Plan, base: Base, specs: Sequence[AdapterSpec | Base]) -> None:
+    """Raise MergeRefused for an adapter that PEFT does not take in whole; nothing is written."""
+    with TensorReader() as reader:
+        _modules(plan, base, specs, reader, np.dtype(plan.precision)).check()
+
+
 def _modules(
     plan: Plan,
     base: Base,

@@ -19,7 +19,7 @@ from adreg.registry.digest import FileDigest
 from adreg.registry.durable import Staging, require_space
 from adreg.registry.errors import AlreadyExists, MergeRefused, NotFound
 from adreg.registry.merge.algebra.combine import combine_specs, settings_of
-from adreg.registry.merge.output import SideFile, Written, side_files, write_model
+from adreg.registry.merge.output import SideFile, Written, check_model, side_files, write_model
 from adreg.registry.merge.plan import Input, Plan, make_plan
 from adreg.registry.merge.recipe import Fault, Recipe
 from adreg.registry.merge.report import TensorReport, Totals, total
@@ -141,6 +141,7 @@ def _merge(  # noqa: PLR0913  # what ``merge`` was asked
         check_output(folder, [("the base", ready.base.base.folder), *inputs])
     require_space(folder.parent, ready.output_bytes)
     if dry_run:
+        check_model(ready.plan, ready.base.base, ready.contents)
         return _merged(ready, name, folder, dry_run=True)
     if output is None and (known := made_models.clear(context, recipe_digest, folder)):
         return _merged(ready, known.name, folder, dry_run=False, key=known)

@@ -241,6 +241,20 @@ def test_recipes_that_are_no_recipes(tmp_path: Path, text: str) -> None:
         read_recipe(path)
 
 
+def test_a_dry_run_finds_what_peft_refuses(tmp_path: Path, home: Path) -> None:
+    """A kind that PEFT cannot merge into this module is refused before anything is made."""
+    base = factory.make_base(tmp_path / "base")
+    adapter = tmp_path / "adapter"
+    config = peft.HRAConfig(r=2, target_modules=["q_proj"])
+    peft.get_peft_model(factory.load_base(base), config).save_pretrained(str(adapter))
+    edited = {"base_model.model.model.layers.0.self_attn.q_proj.hra_odd": torch.ones(32, 2)}
+    factory.edit_tensors(adapter, lambda tensors: tensors.update(edited))
+
+    recipe = Recipe((RecipeAdapter(str(adapter)),), base=str(base))
+    with pytest.raises(MergeRefused, match="PEFT's HRA has no place for"):
+        Registry(home).merge(recipe, output=tmp_path / "out", dry_run=True)
+
+
 def test_the_same_adapter_under_two_names(tmp_path: Path, home: Path) -> None:
     """One content named twice is refused, by its name in the catalog and by its folder too."""
     base = factory.make_base(tmp_path / "base")
