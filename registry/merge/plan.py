@@ -137,9 +137,14 @@ class Input:
 
     def weight_at(self, target: str) -> float:
         """Return the weight of its delta on a tensor, by the name of its module on disk."""
-        module = target.rpartition(".")[0] or target
+        module = module_of(target)
         found = (factor for pattern, factor in self.weights if matching((pattern,), module))
         return self.weight * next(found, 1.0)
+
+
+def module_of(tensor: str) -> str:
+    """Return the name on disk of the module that a tensor belongs to."""
+    return tensor.rpartition(".")[0] or tensor
 
 
 def make_plan(  # noqa: PLR0913  # the inputs, and what can be asked of a merge
@@ -175,6 +180,7 @@ def make_plan(  # noqa: PLR0913  # the inputs, and what can be asked of a merge
         for placement in result.placements:
             by_target[placement.target][number].append(placement)
     _check_ledger(inputs, by_target)
+    _check_patterns(inputs, by_target)
     changes: dict[str, Job] = {}
     for target, groups in by_target.items():
         if (job := _change(target, base, inputs, groups, method, dtype)) is not None:
@@ -210,6 +216,22 @@ def _check_ledger(
             raise MergeRefused(tuple(f"{item.name}: {key!r} is not used just once" for key in left))
 
 
+def _check_patterns(
+    inputs: Sequence[Input], by_target: dict[str, dict[int, list[Placement]]]
+) -> None:
+    """Hold that each pattern matches a module that one of its inputs touches."""
+    patterns = {pattern for item in inputs for pattern, _ in item.weights}
+    for target, groups in by_target.items():
+        for number in groups:
+            its = tuple(p for p, _ in inputs[number].weights if p in patterns)
+            patterns -= {p for p in its if matching((p,), module_of(target))}
+    if patterns:
+        raise MergeRefused(
+            tuple(f"no module that is touched ends in the pattern {p!r}" for p in sorted(patterns)),
+            "`adreg merge --dry-run` without it lists the tensors that are merged.",
+        )
+
+
 def _change(  # noqa: PLR0913, PLR0917  # one tensor of a plan, and what all of it shares
     target: str,
     base: Base,
@@ -225,10 +247,10 @@ def _change(  # noqa: PLR0913, PLR0917  # one tensor of a plan, and what all of 
         for number, placements in sorted(groups.items())
         if weights[number] != 0
     )
+    if not contributions:
+        return None
     all_of_it = [placement for number in sorted(groups) for placement in groups[number]]
     first, new = all_of_it[0], next((one for one in all_of_it if one.source is None), None)
-    if not contributions and new is None:
-        return None
     if first.source is not None and new is None:
         info = base.layout[first.source]
         out = _out_dtype(info.dtype, dtype)
@@ -238,7 +260,7 @@ def _change(  # noqa: PLR0913, PLR0917  # one tensor of a plan, and what all of 
         alone = len(contributions) == 1 and only.weight == 1
         action: Action = "replace" if alone and only.replaces else "merge"
         return Job(target, out, info.shape, action, first.source, contributions)
-    if [one.weight for one in contributions] != [1]:
+    if len(contributions) > 1 or contributions[0].weight != 1:
         raise MergeRefused(
             (f"{target!r} is new or of another size and cannot be weighted or come from two",),
             "Merge the adapter that brings it alone, with weight 1.",
@@ -316,19 +338,15 @@ def _add_followed(
                 (f"ensure_weight_tying with a delta on {head!r} and none on the embedding",),
                 "Save the adapter with PEFT again: it saves both sides.",
             )
-    # PEFT wraps the head's trained rows in its LoRA: the rows first, then the delta.
-    rows = {part.adapter: part.terms for part in followed if part.only_rows}
-    before = job.contributions
-    mine = tuple(replace(one, terms=rows.get(one.adapter, ()) + one.terms) for one in before)
     more = tuple(part for part in followed if part.adapter not in own)
-    if not more and mine == before:
+    if not more:
         return
     if job.source is None:
         raise MergeRefused(
             (f"{head!r} is of another size, and another adapter changes what is tied to it",),
             "Merge the adapter that brings it alone, with weight 1.",
         )
-    parts = tuple(sorted((*mine, *more), key=lambda part: part.adapter))
+    parts = tuple(sorted((*job.contributions, *more), key=lambda part: part.adapter))
     changes[head] = replace(job, action="merge", contributions=parts)
 
 

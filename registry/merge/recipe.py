@@ -103,9 +103,9 @@ class Recipe:
         try:
             method = Method(self.method, **cast("dict[str, Any]", given))
             method.check_inputs(len(self.adapters))
-        except (TypeError, OverflowError):
+        except TypeError:
             known = METHODS[self.method].parameters
-            wrong = next((name for name in self.parameters if name not in known), "parameters")
+            wrong = next(name for name in self.parameters if name not in known)
             takes = ", ".join(known) or "no parameters"
             raise Fault(("parameters", wrong), f"{wrong}: {self.method} takes {takes}") from None
         except ValueError as error:
@@ -134,12 +134,12 @@ class Recipe:
             "base": self.base,
             "adapters": [
                 {"ref": one.ref, "weight": one.weight}
-                | ({"weights": dict(one.weights)} if one.weights else {})
+                | ({"weights": _pairs(one.weights)} if one.weights else {})
                 for one in self.adapters
             ],
             "method": self.method,
             "parameters": dict(self.parameters),
-            "weights": dict(self.weights),
+            "weights": _pairs(self.weights),
             "dtype": self.dtype,
             "max_shard_size": self.max_shard_size,
             "precision": self.precision,
@@ -194,14 +194,13 @@ def module_weight(text: str) -> tuple[str, float]:
 
 def parse_size(value: object) -> int:
     """Read bytes: a number, or text such as ``5GB`` or ``512MiB``; raise ValueError."""
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 63:
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
     match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     unit = _UNITS.get(match[2].upper()) if match else None
-    size = 0.0 if match is None or unit is None else float(match[1]) * unit
-    if not 1 <= size < 1 << 63:
+    if match is None or unit is None or not (size := int(float(match[1]) * unit)):
         raise ValueError(f"{value!r} is not a size such as 5GB or 512MiB")
-    return int(size)
+    return size
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -229,7 +228,17 @@ def _adapter(value: object, number: int) -> RecipeAdapter:
     return RecipeAdapter(value["ref"], weight, _weights(value.get("weights"), (*path, "weights")))
 
 
+def _pairs(weights: Weights) -> list[list[str | float]]:
+    """Return patterns and factors as a list: in JSON that is sorted a map's order is lost."""
+    return [[pattern, weight] for pattern, weight in weights]
+
+
 def _weights(value: object, path: tuple[str | int, ...]) -> Weights:
+    if isinstance(value, list):
+        pairs = [one for one in value if isinstance(one, list) and len(one) == 2]
+        if len(pairs) < len(value) or len({str(one[0]) for one in pairs}) < len(pairs):
+            raise Fault(path, f"{path[-1]!r} is not a map, nor a list of different pairs")
+        value = {one[0] if isinstance(one[0], str) else None: one[1] for one in pairs}
     weights = []
     for pattern, weight in _map(value, path).items():
         if fault := pattern_fault(pattern):
@@ -247,13 +256,9 @@ def _map(value: object, path: tuple[str | int, ...]) -> dict[str, Any]:
 
 
 def _number(value: object, path: tuple[str | int, ...]) -> float:
-    try:
-        number = float("nan" if isinstance(value, bool | str) else value)  # type: ignore[arg-type]
-    except (TypeError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise Fault(path, f"the weight {str(value)[:60]!r} is not a finite number")
-    return number
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise Fault(path, f"the weight {value!r} is not a finite number")
+    return float(value)
 
 
 def _size(value: object) -> int | None:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,10 +23,11 @@ from adreg.registry.durable import FileWriter, Staging
 from adreg.registry.errors import MergeRefused
 from adreg.registry.merge.deltas.opened import Opened
 from adreg.registry.merge.deltas.through_peft import PeftModules
+from adreg.registry.merge.deltas.tile import Tile
 from adreg.registry.merge.methods.make import make_combination
 from adreg.registry.merge.plan import Job, Plan
 from adreg.registry.merge.report import TensorReport
-from adreg.registry.merge.tensor import Block, Tally, Tensor, distance, sampled_rows
+from adreg.registry.merge.tensor import Block, Tally, Tensor, measured, sampled_rows
 from adreg.registry.merge.terms import Module, Normalised
 from adreg.registry.progress import SILENT, Progress
 from adreg.registry.tensors.arrays import (
@@ -163,7 +165,7 @@ def _modules(
 
 def _write(state: _Run, job: Job, writer: FileWriter, progress: Progress) -> None:
     tally = Tally(job)
-    for block in state.in_order(_tasks(state, job, tally)):
+    for block in state.in_order(_tasks(state, job)):
         writer.write(block.data)
         tally.add(block)
         progress.advance(len(block.data))
@@ -171,7 +173,7 @@ def _write(state: _Run, job: Job, writer: FileWriter, progress: Progress) -> Non
         state.tallies.append(tally)
 
 
-def _tasks(state: _Run, job: Job, tally: Tally) -> Iterator[Callable[[], Block]]:
+def _tasks(state: _Run, job: Job) -> Iterator[Callable[[], Block]]:
     if job.action == "copy" and job.source is not None and job.source not in state.base.decoders:
         yield from _copies(state, job.source)
         return
@@ -184,12 +186,19 @@ def _tasks(state: _Run, job: Job, tally: Tally) -> Iterator[Callable[[], Block]]
         for tile, squares in zip(tiles, state.in_order(looks), strict=True):
             tensor.change.add_norms(tile, squares)
         tensor.change.close_norms()
+    exact = None
     if job.weights:
         _combine(state, tensor, tiles)
     else:
-        tally.worst_ulps = _worst(state, tensor)
+        exact = _exact(state, job)
+    rows = sampled_rows(job)
+
+    def task(tile: Tile) -> Block:
+        block = tensor.block(tile)
+        return block if exact is None else measured(block, tile, exact, rows)
+
     for tile in tiles:
-        yield lambda tile=tile: tensor.block(tile)  # type: ignore[misc]
+        yield partial(task, tile)
 
 
 def _combine(state: _Run, tensor: Tensor, tiles: Sequence[Any]) -> None:
@@ -207,19 +216,18 @@ def _combine(state: _Run, tensor: Tensor, tiles: Sequence[Any]) -> None:
         combination.close_pass()
 
 
-def _worst(state: _Run, tensor: Tensor) -> float | None:
-    """Compute some rows again in float64 and return how far the written ones are from them.
+def _exact(state: _Run, job: Job) -> Tensor | None:
+    """Return the tensor ready to be computed again in float64, row by row.
 
     None where that would need the whole tensor again: DoRA's norms, PEFT's own modules.
     """
-    job = tensor.job
     terms = [term for part in job.contributions for term in part.terms]
     whole = any(isinstance(term, Normalised | Module) for term in terms)
     if not terms or whole or job.source is None:
         return None
     exact = Tensor(job, state.base, state.reader, np.dtype(np.float64))
     exact.open(state.exact, state.modules.compute)
-    return max((distance(tensor, exact, tile) for tile in sampled_rows(job)), default=None)
+    return exact
 
 
 def _copies(state: _Run, source: str) -> Iterator[Callable[[], Block]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ class Block:
     lost: int = 0
     delta_squares: float = 0.0
     base_squares: float = 0.0
+    worst_ulps: float | None = None
 
 
 class Tally:
@@ -57,6 +58,8 @@ class Tally:
         self.lost += block.lost
         self.delta_squares += block.delta_squares
         self.base_squares += block.base_squares
+        if block.worst_ulps is not None:
+            self.worst_ulps = max(block.worst_ulps, self.worst_ulps or 0.0)
 
     def report(self) -> TensorReport:
         """Return the counts."""
@@ -197,28 +200,35 @@ class Tensor:
         )
 
 
-def sampled_rows(job: Job) -> Iterable[Tile]:
+def sampled_rows(job: Job) -> frozenset[int]:
     """Return some rows of a tensor, spread over it; none where a row is huge."""
     rows, columns = job.matrix
     if not rows or columns * NUMPY[job.dtype].itemsize > _LONGEST_ROW:
-        return
-    for number in sorted({(rows - 1) * n // (_SAMPLES - 1) for n in range(_SAMPLES)}):
-        yield Tile(number, number + 1, 0, columns)
+        return frozenset()
+    return frozenset((rows - 1) * n // (_SAMPLES - 1) for n in range(_SAMPLES))
 
 
 @np.errstate(all="ignore")
-def distance(tensor: Tensor, exact: Tensor, tile: Tile) -> float:
-    """Return the largest distance of a rounded row from its float64 sum.
+def measured(block: Block, tile: Tile, exact: Tensor, rows: frozenset[int]) -> Block:
+    """Return the block with the largest distance of these rows in it from their float64 sums.
 
-    In units in the last place of the output, at the larger of W and the sum.
+    In units in the last place of the output, at the larger of W and the sum; the block as
+    it is when it holds none of the rows.
     """
-    out = NUMPY[tensor.job.dtype]
-    base = exact.load(tile).astype(np.float64)
-    wide = base if exact.change is None else exact.change.apply(base, tile)
-    written = np.frombuffer(tensor.block(tile).data, out).astype(np.float64)
-    larger = np.maximum(np.abs(wide), np.abs(base)).astype(out)
-    unit = np.spacing(larger).astype(np.float64).ravel()
-    return float(np.max(np.abs(written - wide.ravel()) / unit, initial=0.0))
+    inside = sorted(row for row in rows if tile.row <= row < tile.row_stop)
+    if not inside:
+        return block
+    out = NUMPY[exact.job.dtype]
+    written = np.frombuffer(block.data, out).reshape(tile.shape)
+    worst = 0.0
+    for row in inside:
+        one = Tile(row, row + 1, tile.column, tile.column_stop)
+        base = exact.load(one).astype(np.float64)
+        wide = base if exact.change is None else exact.change.apply(base, one)
+        unit = np.spacing(np.maximum(np.abs(wide), np.abs(base)).astype(out)).astype(np.float64)
+        far = np.abs(written[row - tile.row].astype(np.float64) - wide[0]) / unit[0]
+        worst = max(worst, float(np.max(far, initial=0.0)))
+    return replace(block, worst_ulps=worst)
 
 
 def _squares(array: Array) -> float:

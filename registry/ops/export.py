@@ -82,6 +82,7 @@ def export(  # noqa: PLR0913  # one choice each
     licence = release_licence(parts.licensed(), licence, allow_unknown=allow_unknown_licence)
     base = _open_base(context, record)
     check_output(output, [("the base", base.base.folder)])
+    locking.check_nameable(record)
     if dry_run:
         locking.check_present(record)
         return _exported(record, output, record.content.files, licence, dry_run=True)

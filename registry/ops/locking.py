@@ -65,12 +65,7 @@ def make_lock(
 ) -> Lock:
     """Return the lock of a release; ``files`` are those of the release as far as they are known."""
     model = parts.model
-    if full := [a["ref"] for a in model.facts.recipe["adapters"] if a["ref"].startswith(FULL)]:
-        raise InputRefused(
-            model.facts.location,
-            f"it was made of a whole checkpoint ({full[0]}), which no lock file can name",
-            f"Extract an adapter of it with `adreg extract {full[0].removeprefix(FULL)}`.",
-        )
+    check_nameable(model)
     config = jsonio.read_object(model.facts.location / CONFIG)
     locked_base = LockedBase(
         names=_base_names(base),
@@ -97,6 +92,16 @@ def make_lock(
         adapters=adapters,
         files=tuple(sorted(files)),
     )
+
+
+def check_nameable(model: ModelVersion) -> None:
+    """Raise InputRefused for a model of a whole checkpoint, which no lock file can name."""
+    if full := [a["ref"] for a in model.facts.recipe["adapters"] if a["ref"].startswith(FULL)]:
+        raise InputRefused(
+            model.facts.location,
+            f"it was made of a whole checkpoint ({full[0]}), which no lock file can name",
+            f"Extract an adapter of it with `adreg extract {full[0].removeprefix(FULL)}`.",
+        )
 
 
 def engine_versions(text: str) -> dict[str, str]:

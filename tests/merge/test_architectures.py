@@ -41,11 +41,24 @@ def check(
     assert any(not torch.equal(ours[name], before[name]) for name in before)
 
 
+def prove(home: Path) -> None:
+    """Run the model against PEFT on the base: the same answers, and an adapter that shows."""
+    proof = Registry(home).verify_merge("merged")
+    assert "same" == proof.verdict
+    effect = proof.comparison.effect
+    assert effect is not None
+    # Mamba's exponentials make the most of float32's last bits.
+    assert proof.comparison.merged.rms < 0.01 * effect.rms
+
+
 @pytest.mark.parametrize("kind", architectures.KINDS)
 def test_a_merged_checkpoint_is_the_one_that_peft_saves(
     tmp_path: Path, home: Path, kind: str
 ) -> None:
-    """Names, shapes and values on disk are those of PEFT's float64 merge, saved by transformers."""
+    """Names, shapes and values on disk are those of PEFT's float64 merge, saved by transformers.
+
+    The model answers as the base with the adapter in PEFT.
+    """
     base = architectures.make_base(tmp_path / "base", kind)
     adapter = architectures.make_adapter(base, tmp_path / "adapter", kind)
 
@@ -53,6 +66,7 @@ def test_a_merged_checkpoint_is_the_one_that_peft_saves(
 
     exact = tensors_of(architectures.merged_by_peft(base, adapter, kind, tmp_path / "peft"))
     check(ours, exact, tensors_of(base))
+    prove(home)
 
 
 OLD: dict[str, dict[str, str]] = {

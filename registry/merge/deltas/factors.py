@@ -11,9 +11,9 @@ from adreg.registry.merge.terms import FactorView
 from adreg.registry.tensors.arrays import Array
 from adreg.registry.tensors.header import TensorInfo
 
-_HELD = 16 << 20
-"""Elements held whole: 64 MiB in float32. A larger factor (a vocabulary of 256,000 at
-rank 128) is read again for each block, so that memory stays bounded."""
+_HELD = 64 << 20
+"""Bytes held whole. A larger factor (a vocabulary of 256,000 at rank 128) is read again for
+each block, so that memory stays bounded."""
 
 _READ = 4 << 20
 """Elements that are read at once to keep some of them."""
@@ -29,11 +29,12 @@ class Factor:
     view: FactorView
     outer: int
     inner: int
+    itemsize: int
 
     def __post_init__(self) -> None:
         """Hold a small factor whole."""
         self._whole: Array | None = None
-        if self.outer * self.inner <= _HELD:
+        if self.outer * self.inner * self.itemsize <= _HELD:
             self._whole = self._read(0, self.outer)
 
     def rows(self, start: int, stop: int) -> Array:

@@ -56,14 +56,14 @@ class Opened:
 
     def factor(self, number: int, view: FactorView, outer: int, inner: int) -> Factor:
         """Return a tensor, or a part of one, as an (outer, inner) matrix."""
-        info = self.info(number, view.key)
+        info, size = self.info(number, view.key), self.dtype.itemsize
 
         def read(start: int, stop: int) -> Array:
             return self.slice(number, view.key, start, stop)
 
         if view.inner_step > 1 and (kept := self._kept(number, view.key)) is not None:
-            return Factor(lambda start, stop: kept[start:stop], info, view, outer, inner)
-        return Factor(read, info, view, outer, inner)
+            return Factor(lambda start, stop: kept[start:stop], info, view, outer, inner, size)
+        return Factor(read, info, view, outer, inner, size)
 
     def _kept(self, number: int, key: str) -> Array | None:
         """Return a tensor of interleaved experts, kept for the next expert if it is not huge."""
