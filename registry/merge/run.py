@@ -219,14 +219,23 @@ def _combine(state: _Run, tensor: Tensor, tiles: Sequence[Any]) -> None:
 def _exact(state: _Run, job: Job) -> Tensor | None:
     """Return the tensor ready to be computed again in float64, row by row.
 
-    None where that would need the whole tensor again: DoRA's norms, PEFT's own modules.
+    None where that would need the whole tensor again: DoRA's norms of columns, PEFT's own
+    modules. Norms of rows are taken of those that are sampled.
     """
     terms = [term for part in job.contributions for term in part.terms]
-    whole = any(isinstance(term, Normalised | Module) for term in terms)
+    whole = any(
+        isinstance(term, Module) or (isinstance(term, Normalised) and term.norm_of == "columns")
+        for term in terms
+    )
     if not terms or whole or job.source is None:
         return None
     exact = Tensor(job, state.base, state.reader, np.dtype(np.float64))
     exact.open(state.exact, state.modules.compute)
+    if exact.change is not None and exact.change.needs_norms:
+        for row in sampled_rows(job):
+            one = Tile(row, row + 1, 0, job.matrix[1])
+            exact.change.add_norms(one, exact.squares(one))
+        exact.change.close_norms()
     return exact
 
 

@@ -110,9 +110,7 @@ def test_totals(home: Path, folders: tuple[Path, Path, Path]) -> None:
     for key in ("delta_norm", "base_norm"):
         squares = sum(getattr(one, key) ** 2 for one in ones)
         assert math.sqrt(squares) == pytest.approx(total[key], rel=1e-12)
-    # DoRA's rows are not computed again: its norms need all of W.
-    assert {None} == {one.worst_ulps for one in ones}
-    assert total["worst_ulps"] is None
+    assert max(one.worst_ulps or 0.0 for one in ones) == total["worst_ulps"]
 
 
 SIGNIFICANT = {torch.bfloat16: 7, torch.float16: 10, torch.float32: 23}
@@ -133,28 +131,27 @@ def worst(written: torch.Tensor, exact: torch.Tensor, base: torch.Tensor) -> flo
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("which", [1, 2], ids=["lora", "dora"])
 def test_the_worst_error(
-    home: Path, folders: tuple[Path, Path, Path], dtype: str, precision: str
+    home: Path, folders: tuple[Path, Path, Path], which: int, dtype: str, precision: str
 ) -> None:
     """The largest distance of sampled rows from float64 is what it is, and of correct rounding.
 
-    Half a unit is what rounding once allows; float32 sums in float32 outputs add their own,
-    which differs between a row alone and the same row in a block.
+    Half a unit is what rounding once allows; float32 sums in float32 outputs add their own.
     """
-    base, small, _ = folders
+    base, adapter = folders[0], folders[which]
 
-    report, _, written = merge(home, base, [(small, 1.0)], dtype=dtype, precision=precision)
+    report, _, written = merge(home, base, [(adapter, 1.0)], dtype=dtype, precision=precision)
 
     before = load_file(base / "model.safetensors")
-    deltas = exact_deltas(base, [(small, 1.0)])
-    own = 0.5 if (dtype, precision) == ("float32", "float32") else 0.001
+    deltas = exact_deltas(base, [(adapter, 1.0)])
+    own = 8.0 if (dtype, precision) == ("float32", "float32") else 0.002
     for name, one in report.items():
         w = before[name].double()
         error = worst(written[name], w + deltas[name], w)
         assert one.worst_ulps is not None
-        assert one.worst_ulps == pytest.approx(error, abs=own)
-        assert 0.2 < one.worst_ulps <= 0.5 + own
-        assert error <= 0.5 + own
+        assert one.worst_ulps == pytest.approx(error, abs=0.002)
+        assert 0.2 < error <= 0.5 + own
 
 
 def test_float32_keeps_all(home: Path, folders: tuple[Path, Path, Path]) -> None:

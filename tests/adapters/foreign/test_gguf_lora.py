@@ -64,11 +64,19 @@ def llama_cpp(peft: Arrays, *, permuted: bool, heads: int = 4, key_heads: int = 
 
 
 def write(
-    path: Path, tensors: Arrays, arch: str, *, alpha: float = 6.0, kind: str = "adapter"
+    path: Path,
+    tensors: Arrays,
+    arch: str,
+    *,
+    alpha: float = 6.0,
+    kind: str = "adapter",
+    tokens: tuple[int, ...] = (),
 ) -> Path:
-    """Write a GGUF file of these tensors."""
+    """Write a GGUF file of these tensors; ``tokens`` make it an activated LoRA."""
     writer = gguf.GGUFWriter(path, arch)
     writer.add_type(kind)
+    if tokens:
+        writer.add_array("adapter.alora.invocation_tokens", list(tokens))
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
     for name, value in tensors.items():
@@ -223,3 +231,29 @@ def test_unknown_number_of_heads(tmp_path: Path, home: Path, bases: Callable[[st
 
     with pytest.raises(AdapterRefused, match="no number of heads"):
         Registry().add(path, base=str(base))
+
+
+def test_kinds_of_gguf_lora_that_are_refused(
+    tmp_path: Path, home: Path, bases: Callable[[str], Path]
+) -> None:
+    """An activated LoRA, and one whose factors are quantised, are refused by name."""
+    del home
+    one = np.ones((32, 32), np.float32)
+    factors = {"blk.0.attn_v.weight.lora_a": one, "blk.0.attn_v.weight.lora_b": one}
+    path = write(tmp_path / "activated.gguf", factors, "llama", tokens=(3, 4))
+    with pytest.raises(AdapterRefused, match="activated LoRA applies from a token on"):
+        Registry().add(path, base=str(bases("llama")))
+
+    writer = gguf.GGUFWriter(tmp_path / "small.gguf", "llama")
+    writer.add_type("adapter")
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 6.0)
+    for name, value in factors.items():
+        small = gguf.quants.quantize(value, gguf.GGMLQuantizationType.Q8_0)
+        writer.add_tensor(name, small, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(AdapterRefused, match="is quantised, Q8_0"):
+        Registry().add(tmp_path / "small.gguf", base=str(bases("llama")))

@@ -155,3 +155,15 @@ def test_names_of_chatglm(tmp_path: Path, random: Callable[..., Any]) -> None:
 
     assert converted is not None
     assert "a loralib state dict" == converted.how
+
+
+def test_a_convolution(tmp_path: Path, random: Callable[..., Any]) -> None:
+    """Loralib's convolutions have factors of a form of their own, which is refused by name."""
+    save_file(
+        {"conv.lora_A": random(6, 24), "conv.lora_B": random(48, 6)},
+        tmp_path / "lora.safetensors",
+    )
+    said = Said(alpha=4.0, base=BaseView({}, {"conv.weight": (16, 8, 3, 3)}))
+
+    with pytest.raises(AdapterRefused, match="'conv' is a convolution"):
+        convert(tmp_path / "lora.safetensors", said)

@@ -152,6 +152,13 @@ def test_refused_tensors(home: Path, tmp_path: Path) -> None:
     flat = {f"{Q}.lora_a": one[0], f"{Q}.lora_b": one[0]}
     with pytest.raises(AdapterRefused, match="the factors of an mlx expert layer"):
         Registry().add(save(tmp_path / "experts", experts))
+    embedding = {
+        f"{EMBED}.lora_a": np.ones((96, 2), np.float32),
+        f"{EMBED}.lora_b": np.ones((2, 32), np.float32),
+        f"{EMBED}.m": np.ones(96, np.float32),
+    }
+    with pytest.raises(AdapterRefused, match="is a DoRA of an embedding"):
+        Registry().add(save(tmp_path / "dora", embedding, fine_tune_type="dora"))
     with pytest.raises(AdapterRefused, match="another rank in a than in b"):
         Registry().add(save(tmp_path / "ranks", flat))
     with pytest.raises(AdapterRefused, match=r"'lm_head\.weight' is no part of an mlx-lm LoRA"):
