@@ -79,11 +79,24 @@ def _tuner(key: str, parts: list[str], tuner: Tuner) -> Meaning | None:
         return Meaning("", Part.TUNER, key.removeprefix(ROOT))
     first = next((n for n, part in enumerate(parts) if part.startswith(tuner.prefix)), None)
     if first is None:
+        first = _behind_target(parts, tuner.targets)
+    if first is None:
         return None
     module, own = ".".join(parts[:first]), [part for part in parts[first:] if part != "default"]
     if not module:
         return Meaning("", Part.TUNER, ".".join(own))
     return Meaning(_bare(module), Part.TUNER, ".".join(own))
+
+
+def _behind_target(parts: list[str], targets: tuple[str, ...]) -> int | None:
+    """Return where a tuner's own parameter begins: behind a module that the adapter targets."""
+    for end in range(len(parts) - 1, 0, -1):
+        module, rest = ".".join(parts[:end]), parts[end:]
+        if rest[0] in {"weight", "bias", "base_layer", "modules_to_save", "original_module"}:
+            continue
+        if any(module == target or module.endswith(f".{target}") for target in targets):
+            return end
+    return None
 
 
 def _lora(module: str, stem: str, end: str) -> Meaning:

@@ -1,8 +1,8 @@
 """Which kinds of adapter there are, how their tensors are named, and who merges them.
 
 Read from PEFT 0.21.2 (utils/peft_types.py, tuners/*/__init__.py); a test compares the
-table with the installed version. A kind that is not in it is taken to follow PEFT's
-rule for names, and PEFT is asked to merge it.
+table with the installed version. A kind that is not in it is read by PEFT's rule for
+names or by the modules that it targets, and PEFT is asked to merge it.
 """
 
 from __future__ import annotations
@@ -71,12 +71,15 @@ class Tuner:
     """How the tensors of a kind are named, and who merges it.
 
     ``plain_lora``: its tensors are LoRA's own, each with a meaning of its own.
-    ``through_peft``: PEFT's layer merges it.
+    ``through_peft``: PEFT's layer merges it. ``targets`` are the ends of the names of its
+    modules, where the configuration lists them: they tell the parameters of a kind that
+    names them by another word than its own.
     """
 
     prefix: str
     plain_lora: bool
     through_peft: bool
+    targets: tuple[str, ...] = ()
 
 
 def tuner_of(config: Mapping[str, Any]) -> Tuner:
@@ -88,7 +91,10 @@ def tuner_of(config: Mapping[str, Any]) -> Tuner:
         decomposed = isinstance(init, str) and init.lower() in _DECOMPOSED
         through_peft = decomposed or bool(variants(config))
         return Tuner(prefix, not through_peft, through_peft)
-    return Tuner(prefix, plain_lora=False, through_peft=peft_type not in NATIVE)
+    through_peft = peft_type not in NATIVE
+    listed = config.get("target_modules") if through_peft else None
+    targets = tuple(map(str, listed)) if isinstance(listed, list) else ()
+    return Tuner(prefix, plain_lora=False, through_peft=through_peft, targets=targets)
 
 
 def variants(config: Mapping[str, Any]) -> list[str]:

@@ -61,6 +61,13 @@ class SharedConfig(OuterConfig):
     kind: ClassVar[str] = "OUTSHARED"
 
 
+@dataclass
+class RenamedConfig(OuterConfig):
+    """The first one under a name that its parameters do not begin with, as LOHA's are."""
+
+    kind: ClassVar[str] = "RANKONE"
+
+
 class OuterLinear(nn.Module, BaseTunerLayer):
     """W + strength |W| outer(u, v): |W|, its largest element, makes the delta depend on W."""
 
@@ -229,8 +236,8 @@ def merge(home: Path, base: Path, adapter: Path, out: Path) -> dict[str, torch.T
 
 @pytest.mark.parametrize(
     ("config", "model"),
-    [(OuterConfig, OuterModel), (SharedConfig, SharedModel)],
-    ids=["apart", "shared"],
+    [(OuterConfig, OuterModel), (SharedConfig, SharedModel), (RenamedConfig, OuterModel)],
+    ids=["apart", "shared", "under another name"],
 )
 def test_a_new_kind_is_merged_without_a_line_of_ours(
     tmp_path: Path, home: Path, register: Register, config: Any, model: Any
@@ -286,16 +293,16 @@ def test_a_new_kind_needs_a_peft_that_has_it(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_new_kind_under_other_names_is_refused(
+def test_tensors_under_names_that_peft_does_not_know(
     tmp_path: Path, home: Path, register: Register
 ) -> None:
-    """Parameters that do not begin with their kind's name, PEFT's rule, are not passed over."""
+    """Tensors of a targeted module that PEFT's layer has no place for are not passed over."""
     register("OUTER", OuterConfig, OuterModel)
     base = factory.make_base(tmp_path / "base", "llama", dtype=torch.float32)
     adapter = make(base, tmp_path / "adapter", OuterConfig(target_modules=TARGETS))
     spell(adapter, "rank_one_")
 
-    with pytest.raises(AdregError, match="no tensors of an adapter"):
+    with pytest.raises(AdregError, match="PEFT's OUTER has no place for"):
         merge(home, base, adapter, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

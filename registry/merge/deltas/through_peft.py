@@ -19,7 +19,7 @@ import numpy as np
 
 from adreg.registry.adapters.keys import PREFIX, ROOT
 from adreg.registry.adapters.spec import AdapterSpec, AdapterTensor, Part
-from adreg.registry.adapters.tuners import LORA, tuner_of
+from adreg.registry.adapters.tuners import LORA
 from adreg.registry.bases.placement import Kind
 from adreg.registry.errors import MergeRefused
 from adreg.registry.merge.terms import Module
@@ -211,7 +211,7 @@ class PeftModules:
         }
         result: Any = set_peft_model_state_dict(model, state)
         # A shared parameter goes by several names, of which the file has one.
-        prefix, absent = tuner_of(spec.config).prefix, set(result.missing_keys)
+        prefix, absent = model.base_model.prefix, set(result.missing_keys)
         parameters = dict(model.named_parameters(remove_duplicate=False))
         loaded = {id(value) for name, value in parameters.items() if name not in absent}
         missing = [
