@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adreg.registry.bases.memory import Memory, Piece, Pieces
 from adreg.registry.bases.renames import architecture as known_architecture
@@ -68,10 +68,16 @@ def _firsts(names: Iterable[str]) -> list[tuple[str, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """How one adapter's names are read: by one rewriting, as names in memory or on disk."""
+    """How one adapter's names are read: by one rewriting, as names in memory or on disk.
+
+    ``guessed`` says that neither the names nor the model's own conversions tell it;
+    ``rival`` is another guess that is as good and finds other tensors.
+    """
 
     rewrite: Callable[[str], str]
     find: Callable[[str], Pieces | None]
+    guessed: bool = True
+    rival: Naming | None = None
 
     def __call__(self, name: str) -> Pieces | None:
         """Return the tensors on disk for a name, None when there are none."""
@@ -88,13 +94,20 @@ def resolve(names: Iterable[str], pieces: Mapping[str, Pieces | None], layout: L
     ``pieces`` holds the latter.
     """
     wanted = set(names)
-    best, most = Naming(str, pieces.get), -1
-    for naming in _readings(wanted, pieces, layout):
+    best, most = Naming(str, pieces.get, guessed=False), -1
+    readings = list(_readings(wanted, pieces, layout))
+    for naming in readings:
         score = _score(naming, wanted, most)
         if score > most:
             best, most = naming, score
         if most == len(wanted):
             break
+    if best.guessed and most > 0:
+        mine = {name: best(name) for name in wanted}
+        for other in readings[readings.index(best) + 1 :]:
+            # A score that is not above most - 1 comes back as some number not above it.
+            if _score(other, wanted, most - 1) == most and mine != {n: other(n) for n in wanted}:
+                return replace(best, rival=other)
     return best
 
 
@@ -126,9 +139,10 @@ def _readings(
     rewritings += [Rewriting(add=f"{first}.") for first, _ in _firsts(pieces)]
     rewritings += [Rewriting(add=f"{first}.") for first, _ in _firsts(t.name for t in layout)]
     rewritings += [Exchange(old, new) for old in _LANGUAGE for new in _LANGUAGE if old != new]
-    for rewriting in rewritings:
-        yield Naming(rewriting, pieces.get)
-        yield Naming(rewriting, on_disk)
+    told = 2 if isinstance(pieces, Memory) else 1
+    for number, rewriting in enumerate(rewritings):
+        yield Naming(rewriting, pieces.get, guessed=number >= told)
+        yield Naming(rewriting, on_disk, guessed=number >= told)
 
 
 @dataclass(frozen=True, slots=True)

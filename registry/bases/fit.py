@@ -9,7 +9,7 @@ from adreg.registry.adapters.config import rank_of, rows_of, scale_of
 from adreg.registry.adapters.spec import AdapterSpec, AdapterTensor, Part
 from adreg.registry.bases.base import Base
 from adreg.registry.bases.conv1d import Conv1ds
-from adreg.registry.bases.diskname import resolve
+from adreg.registry.bases.diskname import Naming, resolve
 from adreg.registry.bases.fit_experts import place_experts, target_parameters
 from adreg.registry.bases.fit_heads import is_head, is_relabelled
 from adreg.registry.bases.fit_others import place_others
@@ -37,6 +37,8 @@ def fit(spec: AdapterSpec, base: Base) -> Fit:
     base = deepened(base, (spec,))
     conv1ds = Conv1ds(base.architecture, base.model_type, base.config)
     state = Fitting(spec, base, resolve(_names(spec, base), base.memory, base.layout), conv1ds)
+    if state.naming.rival is not None:
+        return Fit((), (_two_readings(state, state.naming.rival),))
     groups: dict[str, dict[int, dict[Part, AdapterTensor]]] = defaultdict(lambda: defaultdict(dict))
     others: dict[str, dict[str, AdapterTensor]] = defaultdict(dict)
     # What is brought whole comes first: it is the W that the rest of the adapter is for.
@@ -60,6 +62,16 @@ def fit(spec: AdapterSpec, base: Base) -> Fit:
     follow_tie(state)
     check_vocabulary(state)
     return Fit(tuple(state.placements), tuple(state.faults))
+
+
+def _two_readings(state: Fitting, rival: Naming) -> str:
+    """Return the fault of names that fit two parts of the base equally well."""
+    for name in sorted(_names(state.spec, state.base)):
+        one, two = state.naming(name), rival(name)
+        if one != two and one and two:
+            either = f"{one[0].name!r} or {two[0].name!r}"
+            return f"{name!r} can be {either} of the base: what stands before it is missing"
+    return "its names fit two parts of the base equally well"
 
 
 def _names(spec: AdapterSpec, base: Base) -> set[str]:

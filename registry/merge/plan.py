@@ -247,10 +247,10 @@ def _change(  # noqa: PLR0913, PLR0917  # one tensor of a plan, and what all of 
         for number, placements in sorted(groups.items())
         if weights[number] != 0
     )
-    if not contributions:
-        return None
     all_of_it = [placement for number in sorted(groups) for placement in groups[number]]
     first, new = all_of_it[0], next((one for one in all_of_it if one.source is None), None)
+    if not contributions and new is None:
+        return None
     if first.source is not None and new is None:
         info = base.layout[first.source]
         out = _out_dtype(info.dtype, dtype)
@@ -260,7 +260,7 @@ def _change(  # noqa: PLR0913, PLR0917  # one tensor of a plan, and what all of 
         alone = len(contributions) == 1 and only.weight == 1
         action: Action = "replace" if alone and only.replaces else "merge"
         return Job(target, out, info.shape, action, first.source, contributions)
-    if len(contributions) > 1 or contributions[0].weight != 1:
+    if [one.weight for one in contributions] != [1]:
         raise MergeRefused(
             (f"{target!r} is new or of another size and cannot be weighted or come from two",),
             "Merge the adapter that brings it alone, with weight 1.",
@@ -338,15 +338,19 @@ def _add_followed(
                 (f"ensure_weight_tying with a delta on {head!r} and none on the embedding",),
                 "Save the adapter with PEFT again: it saves both sides.",
             )
+    # PEFT wraps the head's trained rows in its LoRA: the rows first, then the delta.
+    rows = {part.adapter: part.terms for part in followed if part.only_rows}
+    before = job.contributions
+    mine = tuple(replace(one, terms=rows.get(one.adapter, ()) + one.terms) for one in before)
     more = tuple(part for part in followed if part.adapter not in own)
-    if not more:
+    if not more and mine == before:
         return
     if job.source is None:
         raise MergeRefused(
             (f"{head!r} is of another size, and another adapter changes what is tied to it",),
             "Merge the adapter that brings it alone, with weight 1.",
         )
-    parts = tuple(sorted((*job.contributions, *more), key=lambda part: part.adapter))
+    parts = tuple(sorted((*mine, *more), key=lambda part: part.adapter))
     changes[head] = replace(job, action="merge", contributions=parts)
 
 

@@ -103,9 +103,9 @@ class Recipe:
         try:
             method = Method(self.method, **cast("dict[str, Any]", given))
             method.check_inputs(len(self.adapters))
-        except TypeError:
+        except (TypeError, OverflowError):
             known = METHODS[self.method].parameters
-            wrong = next(name for name in self.parameters if name not in known)
+            wrong = next((name for name in self.parameters if name not in known), "parameters")
             takes = ", ".join(known) or "no parameters"
             raise Fault(("parameters", wrong), f"{wrong}: {self.method} takes {takes}") from None
         except ValueError as error:
@@ -194,13 +194,14 @@ def module_weight(text: str) -> tuple[str, float]:
 
 def parse_size(value: object) -> int:
     """Read bytes: a number, or text such as ``5GB`` or ``512MiB``; raise ValueError."""
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 63:
         return value
     match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
     unit = _UNITS.get(match[2].upper()) if match else None
-    if match is None or unit is None or not (size := int(float(match[1]) * unit)):
+    size = 0.0 if match is None or unit is None else float(match[1]) * unit
+    if not 1 <= size < 1 << 63:
         raise ValueError(f"{value!r} is not a size such as 5GB or 512MiB")
-    return size
+    return int(size)
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -256,9 +257,13 @@ def _map(value: object, path: tuple[str | int, ...]) -> dict[str, Any]:
 
 
 def _number(value: object, path: tuple[str | int, ...]) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise Fault(path, f"the weight {value!r} is not a finite number")
-    return float(value)
+    try:
+        number = float("nan" if isinstance(value, bool | str) else value)  # type: ignore[arg-type]
+    except (TypeError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise Fault(path, f"the weight {str(value)[:60]!r} is not a finite number")
+    return number
 
 
 def _size(value: object) -> int | None:

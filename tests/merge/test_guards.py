@@ -73,6 +73,34 @@ def test_a_model_of_two_kinds_of_layer(
         assert torch.allclose(ours[name].double(), tensor, rtol=1e-5, atol=2e-6), name
 
 
+def test_names_that_fit_two_towers(tmp_path: Path, home: Path) -> None:
+    """Names without the beginning that tells one tower from another are not guessed."""
+    tower = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    config = transformers.CLIPConfig(
+        text_config={**tower, "vocab_size": 48, "max_position_embeddings": 32},
+        vision_config={**tower, "image_size": 16, "patch_size": 8},
+        projection_dim=8,
+    )
+    transformers.CLIPModel(config).save_pretrained(tmp_path / "clip")
+    adapter = factory.make_adapter(factory.make_base(tmp_path / "llama"), tmp_path / "adapter")
+    stem = "base_model.model.encoder.layers.0.self_attn.q_proj.lora_"
+
+    def rename(tensors: Tensors) -> None:
+        tensors.clear()
+        tensors.update({f"{stem}A.weight": torch.ones(4, 16), f"{stem}B.weight": torch.ones(16, 4)})
+
+    factory.edit_tensors(adapter, rename)
+    with pytest.raises(
+        Incompatible, match=r"can be '(text|vision)_model.* or '(text|vision)_model"
+    ):
+        merge(home, tmp_path / "clip", adapter, tmp_path / "out")
+
+
 def test_a_transposed_adapter(tmp_path: Path, home: Path) -> None:
     """A delta that fits a linear layer only the other way round is one for another base."""
     base = factory.make_base(tmp_path / "base")
