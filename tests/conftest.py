@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `import factory`
+
+# A job in the background may have been started with Ctrl-C ignored, which its children would
+# inherit; what a handler is set for they get as the system's default.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before any test imports huggingface_hub or PEFT, which read them once.
 os.environ["HF_HUB_OFFLINE"] = "1"

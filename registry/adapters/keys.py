@@ -89,10 +89,15 @@ def _tuner(key: str, parts: list[str], tuner: Tuner) -> Meaning | None:
 
 
 def _behind_target(parts: list[str], targets: tuple[str, ...]) -> int | None:
-    """Return where a tuner's own parameter begins: behind a module that the adapter targets."""
+    """Return where a tuner's own parameter begins: behind a module that the adapter targets.
+
+    One that has the name of another kind's is none: the configuration says the wrong kind.
+    """
     for end in range(len(parts) - 1, 0, -1):
         module, rest = ".".join(parts[:end]), parts[end:]
         if rest[0] in {"weight", "bias", "base_layer", "modules_to_save", "original_module"}:
+            continue
+        if _FOREIGN.match(rest[0]):
             continue
         if any(module == target or module.endswith(f".{target}") for target in targets):
             return end
