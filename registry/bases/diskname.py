@@ -48,20 +48,6 @@ class Rewriting:
         return self.add + name.removeprefix(self.drop)
 
 
-def find_rewriting(names: Iterable[str], layout: Layout) -> Rewriting:
-    """Return the rewriting under which most of an adapter's names are in the layout.
-
-    The plain one wins a tie; names that no rewriting finds stay as they are.
-    """
-    wanted = set(names)
-    plain = Rewriting()
-    tried = [plain]
-    tried += [Rewriting(drop=f"{first}.") for first, _ in _firsts(wanted)]
-    tried += [Rewriting(add=f"{first}.") for first, _ in _firsts(t.name for t in layout)]
-    scores = [sum(rewriting(name) in layout for name in wanted) for rewriting in tried]
-    return tried[scores.index(max(scores))]
-
-
 def _firsts(names: Iterable[str]) -> list[tuple[str, int]]:
     return Counter(name.partition(".")[0] for name in names).most_common(8)
 

@@ -12,7 +12,7 @@ import torch
 
 from adreg.registry.adapters.peft_folder import read_adapter
 from adreg.registry.bases.base import read_base
-from adreg.registry.bases.diskname import Rewriting, find_embedding, find_rewriting, head_name
+from adreg.registry.bases.diskname import find_embedding, head_name, resolve
 from adreg.registry.bases.fit import fit
 from adreg.registry.bases.placement import Fit, Kind
 
@@ -115,16 +115,16 @@ def test_types_that_nothing_is_added_to(tmp_path: Path) -> None:
 
 
 def test_rewritings(tmp_path: Path) -> None:
-    """A prefix is dropped or added for all names or none; the plain names win a tie."""
-    layout = read_base(factory.make_base(tmp_path / "base", "gpt2")).layout
+    """A prefix is dropped or added for all names or none; what fits as it stands stays so."""
+    base = read_base(factory.make_base(tmp_path / "base", "gpt2"))
     bare = ["h.0.attn.c_attn.weight", "h.1.attn.c_attn.weight"]
     full = [f"transformer.{name}" for name in bare]
 
-    assert Rewriting() == find_rewriting(full, layout)
-    assert Rewriting(add="transformer.") == find_rewriting(bare, layout)
-    assert Rewriting(drop="model.") == find_rewriting([f"model.{name}" for name in full], layout)
-    assert Rewriting() == find_rewriting(["nobody.weight"], layout)
-    assert "transformer.wte.weight" == find_embedding(layout)
+    for names in (full, bare, [f"model.{name}" for name in full]):
+        naming = resolve(names, base.memory, base.layout)
+        assert full == [pieces[0].name for name in names if (pieces := naming(name))]
+    assert resolve(["nobody.weight"], base.memory, base.layout)("nobody.weight") is None
+    assert "transformer.wte.weight" == find_embedding(base.layout)
 
 
 def test_heads() -> None:
