@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,6 +16,8 @@ from adreg.registry.names import Tag
 
 if TYPE_CHECKING:
     from adreg.registry.ops.listing import Listing
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 SORTS: dict[str, SortKey] = {"name": "name", "date": "created", "rank": "rank", "size": "bytes"}
 _KINDS: dict[str | None, Kind | None] = {
@@ -66,6 +69,29 @@ def read_ranks(
     }[found["sign"]]
 
 
+def page_options(command: Command) -> Command:
+    """Give a command ``--versions``, ``--sort``, ``--reverse`` and ``--limit``."""
+    decorators = (
+        click.option(
+            "--versions", is_flag=True, help="All versions, not just the newest of each name."
+        ),
+        click.option("--sort", type=click.Choice(list(SORTS)), default="name", show_default=True),
+        click.option(
+            "--reverse", is_flag=True, help="The other way round: newest or largest first."
+        ),
+        click.option(
+            "--limit",
+            type=click.IntRange(min=0),
+            default=50,
+            show_default=True,
+            help="Lines at most; 0 for all.",
+        ),
+    )
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return command
+
+
 @click.command(
     "list",
     short_help="List adapters and models.",
@@ -86,16 +112,7 @@ def read_ranks(
 @click.option("--all", "kind", flag_value="all", help="Adapters and models (default).")
 @click.option("--adapters", "kind", flag_value="adapters", help="Only adapters.")
 @click.option("--models", "kind", flag_value="models", help="Only merged models.")
-@click.option("--versions", is_flag=True, help="All versions, not just the newest of each name.")
-@click.option("--sort", type=click.Choice(list(SORTS)), default="name", show_default=True)
-@click.option("--reverse", is_flag=True, help="The other way round: newest or largest first.")
-@click.option(
-    "--limit",
-    type=click.IntRange(min=0),
-    default=50,
-    show_default=True,
-    help="Lines at most; 0 for all.",
-)
+@page_options
 @json_option
 @pass_app
 def command(

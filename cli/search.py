@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from adreg.cli.list import SORTS, tell
+from adreg.cli.list import SORTS, page_options, tell
 from adreg.cli.options import App, examples, json_option, pass_app
 from adreg.registry.catalog.records import ListQuery
 
@@ -19,16 +19,7 @@ from adreg.registry.catalog.records import ListQuery
     ),
 )
 @click.argument("condition", nargs=-1, required=True, metavar="CONDITION...")
-@click.option("--versions", is_flag=True, help="All versions, not just the newest of each name.")
-@click.option("--sort", type=click.Choice(list(SORTS)), default="name", show_default=True)
-@click.option("--reverse", is_flag=True, help="The other way round: newest or largest first.")
-@click.option(
-    "--limit",
-    type=click.IntRange(min=0),
-    default=50,
-    show_default=True,
-    help="Lines at most; 0 for all.",
-)
+@page_options
 @json_option
 @pass_app
 def command(

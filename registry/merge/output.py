@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -146,8 +146,8 @@ def _report(plan: Plan, method: tuple[str, Mapping[str, Any]], report: MergeRepo
         "parameters": dict(sorted(method[1].items())),  # a lock file has them sorted too
         "precision": plan.precision,
         "dropped": list(plan.dropped),
-        "totals": total(report.tensors).to_dict(),
-        "tensors": [one.to_dict() for one in report.tensors],
+        "totals": asdict(total(report.tensors)),
+        "tensors": [asdict(one) for one in report.tensors],
     }
     return json.dumps(value, indent=1) + "\n"
 

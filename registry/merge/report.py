@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 REPORT = "merge_report.json"
 """The report's name in a merged checkpoint's folder."""
@@ -31,19 +30,6 @@ class TensorReport:
     base_norm: float
     worst_ulps: float | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; shares are of the elements."""
-        return {
-            "name": self.name,
-            "action": self.action,
-            "elements": self.elements,
-            "changed": self.changed,
-            "lost": self.lost,
-            "delta_norm": self.delta_norm,
-            "base_norm": self.base_norm,
-            "worst_ulps": self.worst_ulps,
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class Totals:
@@ -56,18 +42,6 @@ class Totals:
     delta_norm: float
     base_norm: float
     worst_ulps: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {
-            "tensors": self.tensors,
-            "elements": self.elements,
-            "changed": self.changed,
-            "lost": self.lost,
-            "delta_norm": self.delta_norm,
-            "base_norm": self.base_norm,
-            "worst_ulps": self.worst_ulps,
-        }
 
 
 def total(reports: tuple[TensorReport, ...]) -> Totals:

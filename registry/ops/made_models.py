@@ -6,6 +6,7 @@ import platform
 import shutil
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,7 +153,7 @@ def record(  # noqa: PLR0913, PLR0917  # one transaction's worth of facts
         recipe_digest=recipe_digest,
         engine=engine(plan),
         report={
-            **total(report.tensors).to_dict(),
+            **asdict(total(report.tensors)),
             "actions": dict(Counter(job.action for job in plan.jobs)),
         },
     )

@@ -270,7 +270,7 @@ def test_weight_twice(base: Path) -> None:
         ("RedHatAI/Llama-3-8B-quantized.w4a16", "RedHatAI/Llama-3-8B"),
         ("TheBloke/Mistral-7B-v0.1-AWQ", "TheBloke/Mistral-7B-v0.1"),
         ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B"),
-        ("/home/me/model", None),
+        ("/models/mine", None),
         ("", None),
         (None, None),
     ],

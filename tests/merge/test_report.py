@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,8 @@ def merge(
     merged = Registry(home).merge(Recipe(inputs, str(base), **more), name="mix")
     told = json.loads((merged.folder / REPORT).read_text())
     assert merged.totals is not None
-    assert told["totals"] == merged.totals.to_dict()
-    assert told["tensors"] == [one.to_dict() for one in merged.report]
+    assert told["totals"] == asdict(merged.totals)
+    assert told["tensors"] == [asdict(one) for one in merged.report]
     written = load_file(merged.folder / "model.safetensors")
     return {one.name: one for one in merged.report}, told, written
 
