@@ -24,11 +24,12 @@ from adreg.registry.errors import MergeRefused
 from adreg.registry.merge.deltas.opened import Opened
 from adreg.registry.merge.deltas.through_peft import PeftModules
 from adreg.registry.merge.deltas.tile import Tile
+from adreg.registry.merge.exact import exact_tensor, measured, sampled_rows
 from adreg.registry.merge.methods.make import make_combination
 from adreg.registry.merge.plan import Job, Plan
 from adreg.registry.merge.report import TensorReport
-from adreg.registry.merge.tensor import Block, Tally, Tensor, measured, sampled_rows
-from adreg.registry.merge.terms import Module, Normalised
+from adreg.registry.merge.tensor import Block, Tally, Tensor
+from adreg.registry.merge.terms import Module
 from adreg.registry.progress import SILENT, Progress
 from adreg.registry.tensors.arrays import (
     Array,
@@ -190,7 +191,7 @@ def _tasks(state: _Run, job: Job) -> Iterator[Callable[[], Block]]:
     if job.weights:
         _combine(state, tensor, tiles)
     else:
-        exact = _exact(state, job)
+        exact = exact_tensor(job, state.base, state.reader, state.exact, state.modules.compute)
     rows = sampled_rows(job)
 
     def task(tile: Tile) -> Block:
@@ -214,29 +215,6 @@ def _combine(state: _Run, tensor: Tensor, tiles: Sequence[Any]) -> None:
         for tile, seen in zip(tiles, state.in_order(looks), strict=True):
             combination.take(tile, seen)
         combination.close_pass()
-
-
-def _exact(state: _Run, job: Job) -> Tensor | None:
-    """Return the tensor ready to be computed again in float64, row by row.
-
-    None where that would need the whole tensor again: DoRA's norms of columns, PEFT's own
-    modules. Norms of rows are taken of those that are sampled.
-    """
-    terms = [term for part in job.contributions for term in part.terms]
-    whole = any(
-        isinstance(term, Module) or (isinstance(term, Normalised) and term.norm_of == "columns")
-        for term in terms
-    )
-    if not terms or whole or job.source is None:
-        return None
-    exact = Tensor(job, state.base, state.reader, np.dtype(np.float64))
-    exact.open(state.exact, state.modules.compute)
-    if exact.change is not None and exact.change.needs_norms:
-        for row in sampled_rows(job):
-            one = Tile(row, row + 1, 0, job.matrix[1])
-            exact.change.add_norms(one, exact.squares(one))
-        exact.change.close_norms()
-    return exact
 
 
 def _copies(state: _Run, source: str) -> Iterator[Callable[[], Block]]:

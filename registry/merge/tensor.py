@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,8 @@ _BLOCK = 512 << 10
 """Bytes of W in one block: its float32 copy and the product then stay in a core's cache.
 Part of the result's bits, so it is no setting (a product is cut by it)."""
 
-_LONGEST_ROW = 8 * _BLOCK
+LONGEST_ROW = 8 * _BLOCK
 """Bytes of a row beyond which a row is cut too."""
-
-_SAMPLES = 4
-"""Rows of a tensor that are computed again in float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +93,7 @@ class Tensor:
         if rows * columns == 0:
             return
         size = NUMPY[self.job.dtype].itemsize
-        if columns * size > _LONGEST_ROW:
+        if columns * size > LONGEST_ROW:
             step = _BLOCK // size
             for row in range(rows):
                 for column in range(0, columns, step):
@@ -198,37 +195,6 @@ class Tensor:
             "The base or an adapter is broken, or a weight is too large;"
             " --dtype bfloat16 has more range than float16.",
         )
-
-
-def sampled_rows(job: Job) -> frozenset[int]:
-    """Return some rows of a tensor, spread over it; none where a row is huge."""
-    rows, columns = job.matrix
-    if not rows or columns * NUMPY[job.dtype].itemsize > _LONGEST_ROW:
-        return frozenset()
-    return frozenset((rows - 1) * n // (_SAMPLES - 1) for n in range(_SAMPLES))
-
-
-@np.errstate(all="ignore")
-def measured(block: Block, tile: Tile, exact: Tensor, rows: frozenset[int]) -> Block:
-    """Return the block with the largest distance of these rows in it from their float64 sums.
-
-    In units in the last place of the output, at the larger of W and the sum; the block as
-    it is when it holds none of the rows.
-    """
-    inside = sorted(row for row in rows if tile.row <= row < tile.row_stop)
-    if not inside:
-        return block
-    out = NUMPY[exact.job.dtype]
-    written = np.frombuffer(block.data, out).reshape(tile.shape)
-    worst = 0.0
-    for row in inside:
-        one = Tile(row, row + 1, tile.column, tile.column_stop)
-        base = exact.load(one).astype(np.float64)
-        wide = base if exact.change is None else exact.change.apply(base, one)
-        unit = np.spacing(np.maximum(np.abs(wide), np.abs(base)).astype(out)).astype(np.float64)
-        far = np.abs(written[row - tile.row].astype(np.float64) - wide[0]) / unit[0]
-        worst = max(worst, float(np.max(far, initial=0.0)))
-    return replace(block, worst_ulps=worst)
 
 
 def _squares(array: Array) -> float:
