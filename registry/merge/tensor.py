@@ -17,6 +17,7 @@ from adreg.registry.merge.deltas.tile import Tile
 from adreg.registry.merge.methods.combination import Combination
 from adreg.registry.merge.plan import Job
 from adreg.registry.merge.report import TensorReport
+from adreg.registry.merge.scratch import scratch
 from adreg.registry.tensors.arrays import LARGEST, NUMPY, Array, TensorReader
 
 _BLOCK = 512 << 10
@@ -37,6 +38,9 @@ class Block:
     delta_squares: float = 0.0
     base_squares: float = 0.0
     worst_ulps: float | None = None
+
+
+_BOOL = np.dtype(np.bool_)
 
 
 class Tally:
@@ -85,7 +89,13 @@ class Tensor:
     def open(self, opened: Opened, compute: Compute) -> None:
         """Read the factors that are small enough to hold."""
         rows, columns = self.job.matrix
-        self.change = TensorChange(self.job.contributions, rows, columns, opened, compute)
+        width = min(columns, self._width())
+        self.change = TensorChange(self.job.contributions, rows, columns, width, opened, compute)
+
+    def _width(self) -> int:
+        """Return the columns of the widest tile."""
+        columns, size = self.job.matrix[1], NUMPY[self.job.dtype].itemsize
+        return columns if columns * size <= LONGEST_ROW else _BLOCK // size
 
     def tiles(self) -> Iterator[Tile]:
         """Cut the tensor in blocks: whole rows, or pieces of one row where rows are huge."""
@@ -93,8 +103,7 @@ class Tensor:
         if rows * columns == 0:
             return
         size = NUMPY[self.job.dtype].itemsize
-        if columns * size > LONGEST_ROW:
-            step = _BLOCK // size
+        if (step := self._width()) < columns:
             for row in range(rows):
                 for column in range(0, columns, step):
                     yield Tile(row, row + 1, column, min(columns, column + step))
@@ -109,17 +118,28 @@ class Tensor:
         return np.zeros(tile.shape, self._dtype) if raw is None else self._wide(raw)
 
     def _raw(self, tile: Tile) -> Array | None:
-        """Read W's block as it is stored, None without a W."""
-        if self.job.source is None:
+        """Read W's block as it is stored, into scratch memory; None without a W."""
+        source = self.job.source
+        if source is None:
             return None
         rows, columns = tile.shape
         start = tile.start(self.job.matrix[1])
-        raw = self._base.read(self._reader, self.job.source, start, start + rows * columns)
+        stop = start + rows * columns
+        if source in self._base.decoders:
+            raw = self._base.read(self._reader, source, start, stop)
+        else:
+            file, info = self._base.layout.places[source]
+            into = scratch("raw", (stop - start,), NUMPY[info.dtype])
+            raw = self._reader.read(file.path, info, start, stop, into)
         return raw.reshape(rows, columns)
 
     def _wide(self, raw: Array) -> Array:
         # By way of float32, a float64 that is cast would be rounded twice.
-        return raw.astype(raw.dtype if raw.dtype == np.float64 else self._dtype)
+        if raw.dtype == np.float64:
+            return raw
+        wide = scratch("base", raw.shape, self._dtype)
+        np.copyto(wide, raw)
+        return wide
 
     def squares(self, tile: Tile) -> list[Array]:
         """Return DoRA's sums of squares of a tile."""
@@ -148,16 +168,18 @@ class Tensor:
         bounded = delta is not None and all(one < 1e76 for one in squares)
         if not bounded or self.job.dtype == "F16":
             self._check_finite(base, result)
-        rounded = np.ascontiguousarray(result.astype(out))
+        rounded = np.empty(tile.shape, out)
+        np.copyto(rounded, result, casting="unsafe")
         data = rounded.view(np.uint8).data.cast("B")
         if delta is None or raw is None:
             return Block(data)
         before = raw if raw.dtype == out else base.astype(out)
-        same = _bits(rounded) == _bits(before)
+        same = scratch("same", tile.shape, _BOOL)
+        np.equal(_bits(rounded), _bits(before), out=same)
         count = int(np.count_nonzero(same))
         lost = 0
         if count:
-            same &= delta != 0
+            same &= np.not_equal(delta, 0, out=scratch("moved", tile.shape, _BOOL))
             lost = int(np.count_nonzero(same))
         return Block(
             data,
@@ -175,10 +197,10 @@ class Tensor:
             deltas = self.change.deltas(base, tile, len(self.job.weights))
             delta = self.combination.combine(base, deltas, tile)
         elif (only := self.change.only(base, tile)) is not None:
-            return only, only - base
+            return only, np.subtract(only, base, out=scratch("delta", base.shape, base.dtype))
         else:
             delta = self.change.delta(base, tile)
-        return base + delta, delta
+        return np.add(base, delta, out=scratch("result", base.shape, base.dtype)), delta
 
     def _check_finite(self, base: Array, block: Array) -> None:
         job = self.job

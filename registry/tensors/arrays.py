@@ -85,11 +85,21 @@ class TensorReader:
                 raise TensorFileBroken(path, "it became shorter while it was read")
             done += count
 
-    def read(self, path: Path, info: TensorInfo, start: int = 0, stop: int | None = None) -> Array:
-        """Read elements [start, stop) of a float tensor, flat, in its own dtype."""
+    def read(
+        self,
+        path: Path,
+        info: TensorInfo,
+        start: int = 0,
+        stop: int | None = None,
+        into: Array | None = None,
+    ) -> Array:
+        """Read elements [start, stop) of a float tensor, flat, in its own dtype.
+
+        ``into`` is a flat array of that length and dtype to fill and return.
+        """
         dtype = NUMPY[info.dtype]
         stop = info.count if stop is None else stop
-        array = np.empty(stop - start, dtype)
+        array = np.empty(stop - start, dtype) if into is None else into
         view = array.view(np.uint8).data if stop > start else memoryview(b"")
         self.read_into(path, info.start + start * dtype.itemsize, view)
         return array

@@ -18,6 +18,7 @@ from adreg.registry.merge.deltas.whole import (
     RowReplacement,
     Scaled,
 )
+from adreg.registry.merge.scratch import scratch
 from adreg.registry.merge.terms import (
     Contribution,
     Full,
@@ -100,11 +101,11 @@ class _Part:
 
     def first(self, base: Array, tile: Tile) -> Array:
         """Return the weighted delta, which must be additive, alone."""
-        if len(self.steps) == 1 and isinstance(step := self.steps[0], Product):
-            value = step.alone(tile, self.weight, base.dtype)
-            if value is not None:
-                return value
-        result = np.zeros_like(base)
+        result = scratch("delta", base.shape, base.dtype)
+        step = self.steps[0] if len(self.steps) == 1 else None
+        if isinstance(step, Product) and step.write(result, tile, self.weight):
+            return result
+        result[...] = 0
         self.add(result, tile)
         return result
 
@@ -114,16 +115,18 @@ class _Part:
             step.apply(block, tile, self.weight)
 
     def direction(self, base: Array, tile: Tile) -> Array:
-        """Return what DoRA takes the norm of."""
-        result = base.copy()
+        """Return what DoRA takes the norm of, in scratch memory."""
+        result = scratch("whole", base.shape, base.dtype)
+        result[...] = base
         for step in self.steps:
             if step is not self.norm:
                 step.apply(result, tile, 1.0)
         return result
 
     def whole(self, base: Array, tile: Tile) -> Array:
-        """Return what the tensor would be with this input alone, at weight 1."""
-        result = base.copy()
+        """Return what the tensor would be with this input alone, at weight 1, in scratch memory."""
+        result = scratch("whole", base.shape, base.dtype)
+        result[...] = base
         for step in self.steps:
             step.apply(result, tile, 1.0)
         return result
@@ -131,9 +134,7 @@ class _Part:
     def delta(self, base: Array, tile: Tile) -> Array:
         """Return the delta at weight 1."""
         if not self.additive:
-            result = self.whole(base, tile)
-            result -= base
-            return result
+            return self.whole(base, tile) - base
         result = np.zeros_like(base)
         for step in self.steps:
             step.apply(result, tile, 1.0)
@@ -144,14 +145,16 @@ class TensorChange:
     """All that changes one tensor: ``apply`` turns blocks of W into blocks of the result.
 
     When ``needs_norms``, ``add_norms`` must have seen every tile first, in order, and
-    ``close_norms`` been called: DoRA scales by a norm over the whole row or column.
+    ``close_norms`` been called: DoRA scales by a norm over the whole row or column, and the
+    tiles, at most ``width`` columns wide, do not hold it.
     """
 
-    def __init__(  # the tensor, and where things are read from
+    def __init__(  # noqa: PLR0913, PLR0917  # the tensor, and where things are read from
         self,
         contributions: tuple[Contribution, ...],
         rows: int,
         columns: int,
+        width: int,
         opened: Opened,
         compute: Compute,
     ) -> None:
@@ -164,7 +167,7 @@ class TensorChange:
 
         self._parts = [_Part(one, make) for one in contributions]
         self._dora = [(part, part.norm) for part in self._parts if part.norm is not None]
-        self.needs_norms = bool(self._dora)
+        self.needs_norms = any(not norm.is_within(width) for _, norm in self._dora)
 
     @np.errstate(all="ignore")  # what is not finite shows in the result, and is refused there
     def squares(self, base: Array, tile: Tile) -> list[Array]:
@@ -183,7 +186,10 @@ class TensorChange:
             norm.close()
 
     def delta(self, base: Array, tile: Tile) -> Array:
-        """Return the weighted sum of all deltas; ``base`` (rows, columns) is W's block."""
+        """Return the weighted sum of all deltas; ``base`` (rows, columns) is W's block.
+
+        It may lie in scratch memory, as the outcome of ``only`` may.
+        """
         total: Array | None = None
         for part in self._parts:
             if part.additive and total is None:

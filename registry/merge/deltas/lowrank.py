@@ -16,6 +16,7 @@ import numpy as np
 
 from adreg.registry.merge.deltas.opened import Opened
 from adreg.registry.merge.deltas.tile import Tile
+from adreg.registry.merge.scratch import scratch
 from adreg.registry.merge.terms import Hadamard, LowRank
 from adreg.registry.tensors.arrays import Array
 
@@ -49,14 +50,21 @@ class Product:
             product = self._product(start, stop, tile, weight, block.dtype)
             block[start - tile.row : stop - tile.row] += product
 
-    def alone(self, tile: Tile, weight: float, dtype: np.dtype[Any]) -> Array | None:
-        """Return ``weight`` times the product when it has all rows of the tile, else None."""
+    def write(self, block: Array, tile: Tile, weight: float) -> bool:
+        """Write ``weight`` times the product, if it has all rows of the tile; else tell so."""
         if self.first <= tile.row and tile.row_stop <= self.last:
-            return self._product(tile.row, tile.row_stop, tile, weight, dtype)
-        return None
+            self._product(tile.row, tile.row_stop, tile, weight, block.dtype, block)
+            return True
+        return False
 
-    def _product(
-        self, start: int, stop: int, tile: Tile, weight: float, dtype: np.dtype[Any]
+    def _product(  # noqa: PLR0913, PLR0917  # a place in the matrix, and where to put it
+        self,
+        start: int,
+        stop: int,
+        tile: Tile,
+        weight: float,
+        dtype: np.dtype[Any],
+        out: Array | None = None,
     ) -> Array:
         left = self.left.rows(start - self.first, stop - self.first)  # (rows, r)
         right = self.right.rows(tile.column, tile.column_stop)  # (columns, r)
@@ -64,7 +72,9 @@ class Product:
         left = left * dtype.type(weight * self.scale)
         if self.middle is not None:
             left *= self.middle
-        return np.asarray(left @ right.T)
+        if out is None:
+            out = scratch("product", (len(left), len(right)), dtype)
+        return np.matmul(left, right.T, out=out)
 
     def value(self, tile: Tile, like: Array) -> Array:
         """Return the product alone."""

@@ -6,6 +6,7 @@ import numpy as np
 
 from adreg.registry.merge.deltas.opened import Opened
 from adreg.registry.merge.deltas.tile import Tile
+from adreg.registry.merge.scratch import scratch
 from adreg.registry.merge.terms import Full, Normalised, Rows, Scaling, Vector
 from adreg.registry.tensors.arrays import Array
 
@@ -84,7 +85,11 @@ class Scaled:
 
 
 class Normalisation:
-    """DoRA's m / |W + delta|, once the norms of all rows or columns are known."""
+    """DoRA's m / |W + delta|.
+
+    The norms of rows are taken of a block of whole rows itself; those of columns, and of
+    rows that are cut, must be added up of all blocks before.
+    """
 
     additive = False
 
@@ -94,8 +99,13 @@ class Normalisation:
         """Start from sums of squares of zero."""
         self._term, self._adapter, self._opened = term, adapter, opened
         self._of_rows = term.norm_of == "rows"
+        self._columns = columns
         self._squares = np.zeros(rows if self._of_rows else columns, np.float64)
         self._factor: Array | None = None
+
+    def is_within(self, columns: int) -> bool:
+        """Tell whether a block as wide as this holds all that a norm is taken of."""
+        return self._of_rows and columns == self._columns
 
     def squares(self, direction: Array) -> Array:
         """Return the sums of squares of one block of W + delta, which is overwritten."""
@@ -111,13 +121,22 @@ class Normalisation:
 
     def close(self) -> None:
         """Turn the sums of squares into the factors m / norm."""
-        count = len(self._squares)
-        magnitude = self._opened.slice(self._adapter, self._term.magnitude, 0, count)
-        self._factor = (magnitude / np.sqrt(self._squares)).astype(magnitude.dtype)
+        self._factor = self._factors(0, self._squares)
+
+    def _factors(self, start: int, squares: Array) -> Array:
+        magnitude = self._opened.slice(
+            self._adapter, self._term.magnitude, start, start + len(squares)
+        )
+        return (magnitude / np.sqrt(squares)).astype(magnitude.dtype)
 
     def apply(self, block: Array, tile: Tile, weight: float) -> None:
-        """Scale the block."""
+        """Scale the block, which holds W + delta."""
         del weight
+        if self.is_within(tile.shape[1]):
+            squared = scratch("squares", block.shape, block.dtype)
+            squared[...] = block
+            block *= self._factors(tile.row, self.squares(squared))[:, None]
+            return
         if self._factor is None:
             raise RuntimeError("the norms are not known yet")
         if self._of_rows:
