@@ -171,7 +171,7 @@ def fill(home: Path, adapters: int) -> tuple[float, float]:
 def asked(home: Path) -> Mapping[str, Callable[[], object]]:
     """Return each question, asked inside Python."""
     registry = Registry(home)
-    page = 50
+    page, name = 50, name_of(registry)
     return {
         "list, first page": lambda: registry.list(ListQuery(limit=page)),
         "list, three filters": lambda: registry.list(
@@ -186,7 +186,7 @@ def asked(home: Path) -> Mapping[str, Callable[[], object]]:
         "search, three conditions and a word": lambda: registry.list(
             ListQuery(where=_SEARCH, limit=page)
         ),
-        "show": lambda: registry.show(name_of(registry)),
+        "show": lambda: registry.show(name),
         "which fit this base": lambda: registry.list(ListQuery(base="org7/model-7", limit=page)),
     }
 

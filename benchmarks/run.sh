@@ -10,5 +10,7 @@ grep -m1 'model name' /proc/cpuinfo || true
 python -I "$here/../examples/make_base.py" "$folder/smollm2"
 python "$here/startup.py"
 python "$here/catalog.py"
+python "$here/adding.py"
+python "$here/completion.py"
 python "$here/rounding.py" "$folder/smollm2" "$here"/../examples/adapters/*
 python "$here/memory.py" "$folder"

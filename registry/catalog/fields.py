@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, NoReturn
 
-from sqlalchemy import ColumnElement, and_, exists, false, func, not_, or_, select
+from sqlalchemy import ColumnElement, and_, exists, false, func, not_, or_, select, union_all
 
 from adreg.registry.catalog.grammar import All, Comparison, Either, Node, Not, Word
 from adreg.registry.catalog.schema import (
@@ -43,8 +43,8 @@ _AGO = re.compile(r"(\d+)([dwmy])")
 _DAYS = {"d": 1, "w": 7, "m": 30, "y": 365}
 
 _SPECIAL: Mapping[str, Callable[[], Condition]] = {
-    "dora": lambda: _of_adapter(adapter.c.use_dora),
-    "rslora": lambda: _of_adapter(adapter.c.use_rslora),
+    "dora": lambda: _flagged(adapter.c.use_dora),
+    "rslora": lambda: _flagged(adapter.c.use_rslora),
     "model": lambda: version.c.kind == "model",
     "adapter": lambda: version.c.kind == "adapter",
 }
@@ -53,9 +53,18 @@ _SPECIAL: Mapping[str, Callable[[], Condition]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """One search, for its messages."""
+    """One search: its text, for messages, and whether it is asked of ``few`` versions only."""
 
     text: str
+    few: bool
+
+    def has(self, table: Any, *where: Condition) -> Condition:  # noqa: ANN401  # a version's table
+        # A list of ids is made once, from the table's own index: right for 100,000
+        # versions, of each of which a correlated EXISTS would ask again. For a few
+        # thousand the list is what costs.
+        if self.few:
+            return exists().where(table.c.version_id == version.c.id, *where)
+        return version.c.id.in_(select(table.c.version_id).where(*where))
 
     def wrong(self, place: int, reason: str) -> NoReturn:
         raise SearchRefused(self.text, place, reason)
@@ -88,9 +97,23 @@ class _Search:
         return start, start + timedelta(days=1)
 
 
-def condition(node: Node, text: str) -> Condition:
-    """Return the condition on a version that a search is; raise SearchRefused."""
-    return _condition(node, _Search(text))
+def condition(node: Node, text: str, *, few: bool = False) -> Condition:
+    """Return the condition on a version that a search is; raise SearchRefused.
+
+    ``few`` says that another condition leaves only some thousand versions to ask it of.
+    """
+    return _condition(node, _Search(text, few))
+
+
+def is_indexed(node: Node) -> bool:
+    """Tell whether an index, or a small table, gives the versions for which this part holds."""
+    if isinstance(node, Either):
+        return all(map(is_indexed, node.parts))
+    if not isinstance(node, Comparison) or node.operator == "!=":
+        return False
+    if node.field == "type":
+        return node.operator in {":", "="} and node.value.lower() in {"dora", "rslora"}
+    return node.field in _INDEXED or (node.field == "name" and node.operator == "=")
 
 
 def _condition(node: Node, search: _Search) -> Condition:
@@ -103,7 +126,7 @@ def _condition(node: Node, search: _Search) -> Condition:
             # What is not known is not so: NOT of NULL would be neither.
             return not_(_known(_condition(node.one, search)))
         case Word():
-            return _word(node.text)
+            return _word(node.text, search)
         case Comparison():
             return _compared(node, search)
 
@@ -112,12 +135,12 @@ def _known(one: Condition) -> Condition:
     return func.coalesce(one, false())
 
 
-def _word(text: str) -> Condition:
+def _word(text: str, search: _Search) -> Condition:
     word = fold(text)
     return or_(
         version.c.name_key.contains(word, autoescape=True),
-        _has(note, note.c.folded.contains(word, autoescape=True)),
-        _has(tag, tag.c.folded.contains(word, autoescape=True)),
+        search.has(note, note.c.folded.contains(word, autoescape=True)),
+        search.has(tag, tag.c.folded.contains(word, autoescape=True)),
     )
 
 
@@ -125,7 +148,7 @@ def _compared(asked: Comparison, search: _Search) -> Condition:
     if asked.field.startswith("metric."):
         name = asked.field.removeprefix("metric.")
         value = _ordered(metric.c.value, asked, search.number(asked))
-        return _has(metric, metric.c.name == name, value)
+        return search.has(metric, metric.c.name == name, value)
     if (make := _FIELDS.get(asked.field)) is None:
         known = ", ".join([*_FIELDS, "metric.NAME"])
         search.wrong(asked.start, f"there is no field {asked.field!r}; there are {known}")
@@ -194,9 +217,8 @@ def _base(asked: Comparison, search: _Search) -> Condition:
         known_as = select(base_alias.c.base_id).where(test(base_alias.c.name_key))
         hinted = _of_adapter(test(_lowered(adapter.c.base_hint)))
         unknown = version.c.base_id.is_(None)
-        return or_(
-            version.c.base_id.in_(named), version.c.base_id.in_(known_as), and_(unknown, hinted)
-        )
+        # One list of ids, not two: SQLite serves each side of the OR by its index then.
+        return or_(version.c.base_id.in_(union_all(named, known_as)), and_(unknown, hinted))
 
     return _text(asked, search, find)
 
@@ -212,25 +234,25 @@ def _tag(asked: Comparison, search: _Search) -> Condition:
         search.wrong(asked.start, f"a tag is there or not, which {asked.operator} does not order")
     key, equals, value = asked.value.partition("=")
     same = [tag.c.key == key, *([tag.c.value == value] if equals else [])]
-    found = _has(tag, *same)
+    found = search.has(tag, *same)
     return not_(found) if asked.operator == "!=" else found
 
 
 def _target(asked: Comparison, search: _Search) -> Condition:
     def find(test: Callable[[Any], Condition]) -> Condition:
-        return _has(target, test(_lowered(target.c.name)))
+        return search.has(target, test(_lowered(target.c.name)))
 
     if asked.operator == ":":
-        return _has(target, target.c.name == asked.value)
+        return search.has(target, target.c.name == asked.value)
     return _text(asked, search, find)
 
 
 def _alias(asked: Comparison, search: _Search) -> Condition:
-    return _text(asked, search, lambda test: _has(alias, test(_lowered(alias.c.name))))
+    return _text(asked, search, lambda test: search.has(alias, test(_lowered(alias.c.name))))
 
 
 def _note(asked: Comparison, search: _Search) -> Condition:
-    return _text(asked, search, lambda test: _has(note, test(note.c.folded)))
+    return _text(asked, search, lambda test: search.has(note, test(note.c.folded)))
 
 
 def _column(column: ColumnElement[Any]) -> Callable[[Comparison, _Search], Condition]:
@@ -249,23 +271,24 @@ def _task(asked: Comparison, search: _Search) -> Condition:
 
 
 def _method(asked: Comparison, search: _Search) -> Condition:
-    return _text(asked, search, lambda test: _has(model, test(_lowered(model.c.method))))
+    return _text(asked, search, lambda test: search.has(model, test(_lowered(model.c.method))))
 
 
 def _lowered(column: ColumnElement[Any]) -> ColumnElement[Any]:
     return func.lower(column)
 
 
-def _has(table: Any, *where: Condition) -> Condition:  # noqa: ANN401  # a table of a version's
-    # A list of ids, which SQLite makes once from the table's own index; it would ask a
-    # correlated EXISTS again for each of 100,000 versions.
-    return version.c.id.in_(select(table.c.version_id).where(*where))
+def _flagged(column: ColumnElement[bool]) -> Condition:
+    # Few are, and their index holds all that is asked.
+    return version.c.id.in_(select(adapter.c.version_id).where(column))
 
 
 def _of_adapter(one: Condition) -> Condition:
     # One row for each version, found by its key; a list would read every configuration.
     return exists().where(adapter.c.version_id == version.c.id, one)
 
+
+_INDEXED = frozenset({"base", "rank", "target", "tag", "alias", "size", "parameters", "created"})
 
 _FIELDS: Mapping[str, Callable[[Comparison, _Search], Condition]] = {
     "name": _name,

@@ -83,6 +83,11 @@ class _Token:
     operator: str = ""
 
 
+def parts(node: Node) -> tuple[Node, ...]:
+    """Return what must hold together for a search to hold."""
+    return node.parts if isinstance(node, All) else (node,)
+
+
 def parse(text: str) -> Node:
     """Return the tree of a search; raise SearchRefused, which points at the character."""
     return _Parser(text).whole()

@@ -24,17 +24,20 @@ def this_actor() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def append(connection: Connection, entry: HistoryEntry) -> None:
-    """Add what was done, in the transaction that did it; the entry's ``id`` is not used."""
-    connection.execute(
-        insert(history).values(
-            at=entry.at,
-            actor=entry.actor,
-            action=entry.action,
-            subject=entry.subject,
-            detail=dict(entry.detail),
-        )
-    )
+def append(connection: Connection, *entries: HistoryEntry) -> None:
+    """Add what was done, in the transaction that did it; an entry's ``id`` is not used."""
+    rows = [
+        {
+            "at": one.at,
+            "actor": one.actor,
+            "action": one.action,
+            "subject": one.subject,
+            "detail": dict(one.detail),
+        }
+        for one in entries
+    ]
+    if rows:
+        connection.execute(insert(history), rows)
 
 
 def entries(  # noqa: PLR0913  # one filter each

@@ -28,7 +28,8 @@ def add(  # noqa: PLR0913  # each is one fact of the caller's
     Raises AlreadyExists if the name is an adapter's, or if these very bytes are a
     model already: ``set_location`` says that it lies elsewhere now.
     """
-    key = versions.insert_version(connection, name, "model", content, base_id=base_id, at=at)
+    new = versions.NewVersion(name, content, base_id)
+    (key,) = versions.insert_versions(connection, "model", [new], at=at)
     connection.execute(
         insert(model).values(
             version_id=key.id,

@@ -7,6 +7,7 @@ ModelFacts       how a model was built         ─┘ = AdapterVersion, ModelVer
 BaseFacts        what a base is; BaseRecord once it has a name
 ListQuery        what a listing asks; ListRow, one line of the answer
 HistoryEntry     one thing that was done
+Remote           a copy of a version on the Hub
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from adreg.registry.names import Tag
 
 Kind = Literal["adapter", "model"]
 SourceKind = Literal["path", "hub"]
+Direction = Literal["push", "pull"]
 SortKey = Literal["name", "created", "bytes", "parameters", "rank"]
 
 
@@ -131,6 +133,25 @@ class Source:
     location: str
     added_at: datetime
     revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A copy of a version on the Hub: it was pushed there, or pulled from there.
+
+    ``revision`` is what was asked for (``main``), ``commit`` what that was then, in hex;
+    ``digest`` is the version's. ``subfolder`` is empty for the top of the repository.
+    """
+
+    direction: Direction
+    repo: str
+    repo_type: str
+    revision: str
+    commit: str
+    digest: str
+    at: datetime
+    url: str | None = None
+    subfolder: str = ""
 
 
 @dataclass(frozen=True, slots=True)

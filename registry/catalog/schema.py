@@ -3,6 +3,7 @@
     series ── version ─┬─ adapter, target        what an adapter is
                        ├─ model, model_input     what a model was built from
                        ├─ file, source           its bytes, where they came from
+                       ├─ remote                 its copies on the Hub
                        └─ alias, tag, note, metric
     base ── base_alias, base_file
     history                                      append-only, refers to nothing
@@ -17,7 +18,6 @@ What stands here and what the migrations make is the same; a test compares them.
 
 from __future__ import annotations
 
-import unicodedata
 from datetime import datetime, timezone
 from typing import Any
 
@@ -40,15 +40,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
+from adreg.registry.catalog.folding import fold as fold  # noqa: PLC0414  # its users look here
+
 NAME = 193
 """Characters of the longest name: two parts of 96 and the slash."""
 PART = 96
 SHA256 = 64
-
-
-def fold(text: str) -> str:
-    """Return the form of a text by which it is found whatever its case or composition."""
-    return unicodedata.normalize("NFC", text.casefold())
 
 
 class Moment(TypeDecorator[datetime]):
@@ -224,6 +221,8 @@ adapter = Table(
     _text("peft_version", String(64), null=True),
     _text("config"),
     Index(None, "base_hint"),
+    Index(None, "use_dora"),
+    Index(None, "use_rslora"),
 )
 
 target = Table(
@@ -286,6 +285,26 @@ source = Table(
     Index(None, "version_id"),
     Index(None, "kind", "location"),
 )
+
+remote = Table(
+    "remote",
+    metadata,
+    _identity(),
+    _of_version(),
+    _text("direction", String(4)),
+    _text("repo", String(NAME)),
+    _text("repo_type", String(16)),
+    _text("subfolder", String(1024)),
+    _text("revision", String(256)),
+    _text("commit_oid", String(64)),
+    _text("digest", String(SHA256)),
+    _text("url", null=True),
+    Column("at", Moment, nullable=False),
+    CheckConstraint("direction IN ('push', 'pull')", name="direction"),
+    Index(None, "version_id"),
+    Index(None, "repo"),
+)
+"""``revision`` is the branch, tag or commit that was asked for, ``digest`` the version's then."""
 
 alias = Table(
     "alias",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 
 from adreg.registry.catalog import blobs, keys
+from adreg.registry.catalog.parts import in_parts
 from adreg.registry.catalog.records import Kind, Series, VersionKey
 from adreg.registry.catalog.schema import fold, series, version
 from adreg.registry.errors import AlreadyExists, NotFound
@@ -36,16 +39,37 @@ def claim(connection: Connection, name: str, kind: Kind, at: datetime) -> tuple[
 
     Raises AlreadyExists if the name is one of the other kind.
     """
-    found = find(connection, name)
-    if found is None:
-        values = {"name": name, "name_key": fold(name), "kind": kind, "created_at": at}
-        connection.execute(insert(series).values(last_number=0, **values))
-        found = get(connection, name)
-    elif found.kind != kind:
-        raise AlreadyExists(found.kind, found.name)
-    here = series.c.id == found.id
-    connection.execute(update(series).where(here).values(last_number=series.c.last_number + 1))
-    return found, connection.scalars(select(series.c.last_number).where(here)).one()
+    return claim_all(connection, [name], kind, at)[0]
+
+
+def claim_all(
+    connection: Connection, names: Sequence[str], kind: Kind, at: datetime
+) -> list[tuple[Series, int]]:
+    """Do what ``claim`` does for several names, in their order; a name may come twice."""
+    spelled = {fold(name): name for name in reversed(names)}
+    known = _by_key(connection, spelled)
+    for found in known.values():
+        if found.kind != kind:
+            raise AlreadyExists(found.kind, found.name)
+    new = [
+        {"name": name, "name_key": key, "kind": kind, "last_number": 0, "created_at": at}
+        for key, name in spelled.items()
+        if key not in known
+    ]
+    if new:
+        connection.execute(insert(series), new)
+        known |= _by_key(connection, spelled.keys() - known.keys())
+    claimed = [known[fold(name)] for name in names]
+    wanted = Counter(found.id for found in claimed)
+    more = update(series).where(series.c.id == bindparam("of"))
+    more = more.values(last_number=series.c.last_number + bindparam("more"))
+    connection.execute(more, [{"of": of, "more": count} for of, count in wanted.items()])
+    numbers: dict[int, int] = {}
+    last = select(series.c.id, series.c.last_number)
+    for part in in_parts(wanted):
+        for of, number in connection.execute(last.where(series.c.id.in_(part))):
+            numbers[of] = number - wanted[of]
+    return [(found, _next(numbers, found.id)) for found in claimed]
 
 
 def rename(connection: Connection, old: Series, name: str) -> Series:
@@ -93,6 +117,20 @@ def close_names(connection: Connection, name: str) -> tuple[str, ...]:
         if close := difflib.get_close_matches(key, names, n=3):
             return tuple(names[match] for match in close)
     return ()
+
+
+def _by_key(connection: Connection, keys: Iterable[str]) -> dict[str, Series]:
+    rows = (
+        row
+        for part in in_parts(keys)
+        for row in connection.execute(select(series).where(series.c.name_key.in_(part)))
+    )
+    return {row.name_key: _series(row) for row in rows}
+
+
+def _next(numbers: dict[int, int], of: int) -> int:
+    numbers[of] += 1
+    return numbers[of]
 
 
 def _series(row: Row[tuple[object, ...]]) -> Series:

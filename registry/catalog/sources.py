@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sqlalchemy import Connection, insert, select
 
 from adreg.registry.catalog import keys
@@ -15,15 +17,22 @@ def add(connection: Connection, version_id: int, new: Source) -> None:
         (known.kind, known.location, known.revision) for known in of(connection, version_id)
     }:
         return
-    connection.execute(
-        insert(source).values(
-            version_id=version_id,
-            kind=new.kind,
-            location=new.location,
-            revision=new.revision,
-            added_at=new.added_at,
-        )
-    )
+    add_first(connection, [(version_id, new)])
+
+
+def add_first(connection: Connection, new: Iterable[tuple[int, Source]]) -> None:
+    """Record where versions came from that are themselves new, each by its id."""
+    rows = [
+        {
+            "version_id": version_id,
+            "kind": one.kind,
+            "location": one.location,
+            "revision": one.revision,
+            "added_at": one.added_at,
+        }
+        for version_id, one in new
+    ]
+    connection.execute(insert(source), rows)
 
 
 def of(connection: Connection, version_id: int) -> tuple[Source, ...]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, delete, insert, select, update
 
 from adreg.registry.catalog import blobs, keys, series
+from adreg.registry.catalog.parts import in_parts
 from adreg.registry.catalog.records import Content, Kind, Series, VersionKey
 from adreg.registry.catalog.schema import alias, file, fold, version
 from adreg.registry.digest import FileDigest
@@ -19,57 +22,75 @@ _HIGHEST = 2**31 - 1
 _LOOKED_AT = 1000
 
 
-def insert_version(  # noqa: PLR0913  # one row has as many columns
-    connection: Connection,
-    name: str,
-    kind: Kind,
-    content: Content,
-    *,
-    base_id: int | None,
-    at: datetime,
-    peft_type: str | None = None,
-    rank: int | None = None,
-) -> VersionKey:
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """What adapters and models have in common of a version that is to be recorded."""
+
+    name: str
+    content: Content
+    base_id: int | None
+    peft_type: str | None = None
+    rank: int | None = None
+
+
+def insert_versions(
+    connection: Connection, kind: Kind, new: Sequence[NewVersion], *, at: datetime
+) -> list[VersionKey]:
     """Record what adapters and models have in common; ``adapters`` and ``models`` add the rest.
 
-    Raises AlreadyExists if the name is one of the other kind, or if these very bytes
-    are a version already.
+    The versions, each of other bytes, take no more statements than one. Raises
+    AlreadyExists if a name is one of the other kind, or if bytes are a version already.
     """
-    known = find_by_digest(connection, kind, content.digest)
-    if known is not None:
+    digests = [one.content.digest for one in new]
+    if known := next(iter(find_by_digests(connection, kind, digests).values()), None):
         raise AlreadyExists(kind, str(known), "It is the same, byte for byte.")
-    parent, number = series.claim(connection, name, kind, at)
-    values = {
-        "series_id": parent.id,
-        "name_key": fold(parent.name),
-        "kind": kind,
-        "number": number,
-        "digest": content.digest,
-        "bytes": content.bytes,
-        "parameters": content.parameters,
-        "dtype": content.dtype,
-        "licence": content.licence,
-        "base_id": base_id,
-        "peft_type": peft_type,
-        "rank": rank,
-        "created_at": at,
-    }
-    connection.execute(insert(version).values(values))
-    version_id = connection.scalars(
-        select(version.c.id).where(version.c.digest == content.digest, version.c.kind == kind)
-    ).one()
+    claimed = series.claim_all(connection, [one.name for one in new], kind, at)
     rows = [
-        {"version_id": version_id, "name": one.name, "sha256": one.sha256, "size": one.size}
-        for one in content.files
+        {
+            "series_id": parent.id,
+            "name_key": fold(parent.name),
+            "kind": kind,
+            "number": number,
+            "digest": one.content.digest,
+            "bytes": one.content.bytes,
+            "parameters": one.content.parameters,
+            "dtype": one.content.dtype,
+            "licence": one.content.licence,
+            "base_id": one.base_id,
+            "peft_type": one.peft_type,
+            "rank": one.rank,
+            "created_at": at,
+        }
+        for one, (parent, number) in zip(new, claimed, strict=True)
     ]
-    if rows:
-        connection.execute(insert(file), rows)
-    return VersionKey(version_id, parent.id, parent.name, number, kind, content.digest)
+    connection.execute(insert(version), rows)
+    made = find_by_digests(connection, kind, digests)
+    keys_made = [made[digest] for digest in digests]
+    parts_of = [
+        {"version_id": key.id, "name": part.name, "sha256": part.sha256, "size": part.size}
+        for key, one in zip(keys_made, new, strict=True)
+        for part in one.content.files
+    ]
+    if parts_of:
+        connection.execute(insert(file), parts_of)
+    return keys_made
 
 
 def find_by_digest(connection: Connection, kind: Kind, digest: str) -> VersionKey | None:
     """Return the version that is made of these bytes, or None."""
-    return keys.one(connection, version.c.digest == digest, version.c.kind == kind)
+    return find_by_digests(connection, kind, [digest]).get(digest)
+
+
+def find_by_digests(
+    connection: Connection, kind: Kind, digests: Iterable[str]
+) -> dict[str, VersionKey]:
+    """Return the versions that are made of these bytes, those that are known, by digest."""
+    found = (
+        key
+        for part in in_parts(digests)
+        for key in keys.several(connection, version.c.digest.in_(part), version.c.kind == kind)
+    )
+    return {key.digest: key for key in found}
 
 
 def resolve(connection: Connection, reference: Reference) -> VersionKey:

@@ -1,24 +1,20 @@
-"""Taking in all adapters of a tree: one after the other, each whole or not at all."""
+"""Taking in all adapters of a tree: some at a time, each whole or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adreg.registry.adapters.peft_folder import find_adapters
-from adreg.registry.errors import (
-    AdregError,
-    CatalogError,
-    NameRefused,
-    NotAnAdapter,
-    WriteFailed,
-)
+from adreg.registry.errors import AdregError, NameRefused, NotAnAdapter
 from adreg.registry.names import Tag, check_alias, check_name, suggest_name
-from adreg.registry.ops.add import Added, Wishes, add_read, default_name
-from adreg.registry.ops.bases import open_base
+from adreg.registry.ops.adding import Added, Wishes, default_name
+from adreg.registry.ops.bases import OpenedBase, open_base
 from adreg.registry.ops.context import Context
+from adreg.registry.ops.intake import Intake, befalls_all
 from adreg.registry.ops.leftovers import take_back
 
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
@@ -76,29 +72,69 @@ def add_tree(  # noqa: PLR0913  # as ``add``
     if not dry_run:
         take_back(context)
     opened = open_base(context, base) if base is not None else None
-    silent = Context(context.settings, context.catalog, context.store)
+    wishes = Wishes(None, base, tuple(tags), tuple(aliases), note, licence, convert_pickle)
     done: list[Added] = []
-    refused: list[Refused] = []
+    refused: list[tuple[int, Refused]] = []
     context.progress.start(f"Adding {root.name or root}", len(folders), "items")
     try:
-        for folder, called in zip(folders, tree_names(root.absolute(), folders, name), strict=True):
-            marked = (tuple(tags), tuple(aliases), note, licence)
-            wishes = Wishes(called, base, *marked, convert_pickle)
-            try:
-                done.append(add_read(silent, folder, wishes, opened, dry_run=dry_run))
-            except AdregError as error:
-                if _befalls_all(error):
-                    raise
-                refused.append(Refused(folder, type(error).__name__, error.sentence, error.hint))
-            context.progress.advance(1)
+        with Intake(context, dry_run=dry_run) as intake:
+            tree = _Tree(context, intake, folders)
+            names = tree_names(root.absolute(), folders, name)
+            for index, called in enumerate(names):
+                tree.put(index, replace(wishes, name=called), opened)
+            tree.commit()
+            done, refused = tree.done, sorted(tree.refused, key=lambda one: one[0])
     finally:
         context.progress.finish()
     return TreeAdded(
         root,
         tuple(one for one in done if one.new),
         tuple(one for one in done if not one.new),
-        tuple(refused),
+        tuple(one for _, one in refused),
     )
+
+
+class _Tree:
+    """The adapters of a tree on their way in, and what became of those before."""
+
+    def __init__(self, context: Context, intake: Intake, folders: Sequence[Path]) -> None:
+        self._progress = context.progress
+        self._intake = intake
+        self._folders = folders
+        self._put: list[int] = []
+        self.done: list[Added] = []
+        self.refused: list[tuple[int, Refused]] = []
+
+    def put(self, index: int, wishes: Wishes, opened: OpenedBase | None) -> None:
+        """Stage one adapter; now and then all that are staged are recorded."""
+        try:
+            self._intake.put(self._folders[index], wishes, opened)
+        except AdregError as error:
+            if befalls_all(error):
+                # Those before it are whole; a disk that takes no more may still take them.
+                with contextlib.suppress(AdregError):
+                    self.commit()
+                raise
+            self._refuse(index, error)
+            return
+        self._put.append(index)
+        if self._intake.is_full:
+            self.commit()
+
+    def commit(self) -> None:
+        """Record all that is staged; the progress tells of no adapter before."""
+        put, self._put = self._put, []
+        for index, outcome in zip(put, self._intake.commit(), strict=True):
+            if isinstance(outcome, AdregError):
+                self._refuse(index, outcome)
+            else:
+                self.done.append(outcome)
+                self._progress.advance(1)
+
+    def _refuse(self, index: int, error: AdregError) -> None:
+        one = Refused(self._folders[index], type(error).__name__, error.sentence, error.hint)
+        self.refused.append((index, one))
+        self._progress.advance(1)
 
 
 def tree_names(root: Path, folders: Sequence[Path], team: str | None = None) -> tuple[str, ...]:
@@ -130,7 +166,3 @@ def _tree_name(root: Path, folder: Path, team: str | None) -> str:
         team, *parts = parts
     leaf = suggest_name("-".join(parts))
     return f"{team}/{leaf}" if team else leaf
-
-
-def _befalls_all(error: AdregError) -> bool:
-    return isinstance(error, WriteFailed | CatalogError)

@@ -12,7 +12,7 @@ def take_back(context: Context) -> int:
 
     def discard(leftovers: tuple[Leftover, ...]) -> None:
         came_in = {sha256 for leftover in leftovers for sha256 in leftover.blobs}
-        snapshots = {leftover.snapshot for leftover in leftovers if leftover.snapshot}
+        snapshots = {one for leftover in leftovers for one in leftover.snapshots}
         with context.catalog.write() as connection:
             gone = {
                 one

@@ -38,9 +38,9 @@ class Store:
         """Return the snapshot of a version: its files under their names, as links."""
         return self.root / "snapshots" / digest
 
-    def publication(self, digest: str, files: tuple[FileDigest, ...]) -> Publication:
-        """Begin to take in a version's files. Raises WriteFailed or DiskFull."""
-        return Publication(self.root, digest, files)
+    def publication(self) -> Publication:
+        """Begin to take in the files of versions. Raises WriteFailed or DiskFull."""
+        return Publication(self.root)
 
     def holds(self, digest: str, files: Iterable[FileDigest]) -> bool:
         """Tell whether every file of a version is there with its size, without reading any."""

@@ -1,9 +1,9 @@
-"""A version's files on their way in: copied aside, then moved under the catalog's lock.
+"""Files of versions on their way in: copied aside, then moved under the catalog's lock.
 
     staging/ID.lock   held while the process lives
-    staging/ID/       the copies, the snapshot in the making, and intent.json
+    staging/ID/       the copies, the snapshots in the making, and intent.json
 
-``settle`` is called inside the write transaction that records the version, and blobs
+``settle`` is called inside the write transaction that records the versions, and blobs
 are discarded inside one too, so that neither can come between the other's look and
 deed. A process that is killed between ``settle`` and the commit leaves its intent,
 which names what it newly put into the store; the next one takes that back.
@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,12 +24,11 @@ from typing import final
 from filelock import FileLock, Timeout
 
 from adreg.registry.digest import FileDigest
-from adreg.registry.durable import copy_file, fsync_folder, require_space, write_error
+from adreg.registry.durable import fsync_folder, require_space, write_error
 from adreg.registry.errors import InputRefused
-from adreg.registry.progress import SILENT, Progress
+from adreg.registry.store.copying import Copies, See
 
 _INTENT = "intent.json"
-_READ_ONLY = 0o444
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,25 +36,28 @@ class Leftover:
     """What a killed process may have put into the store without telling the catalog."""
 
     blobs: tuple[str, ...]
-    snapshot: str
+    snapshots: tuple[str, ...]
 
 
 @final
 class Publication:
-    """The files of one version on their way into the store.
+    """The files of versions on their way into the store.
 
-    ``with store.publication(digest, files) as publication``: ``copy``, then ``settle`` in
-    the write transaction, then its commit. Leaving by an exception before ``settle``
-    removes everything; after it, ``Store.leftovers`` offers what came in.
+    ``with store.publication() as publication``: ``take`` the files of each version and
+    ``draw`` its snapshot, ``sync``, then ``settle`` in the write transaction, then its
+    commit. Leaving by an exception before ``settle`` removes everything; after it,
+    ``Store.take_back`` offers what came in.
     """
 
-    def __init__(self, root: Path, digest: str, files: tuple[FileDigest, ...]) -> None:
+    def __init__(self, root: Path) -> None:
         """Make the staging folder in the store's ``root``. Raises WriteFailed or DiskFull."""
         self._root = root
-        self._digest = digest
-        self._files = files
         self._folder = root / "staging" / uuid.uuid4().hex
         self._lock = FileLock(self._folder.with_suffix(".lock"))
+        self._copies = Copies()
+        self._drawn: dict[str, tuple[FileDigest, ...]] = {}
+        self._taken = 0
+        self._moved: set[str] = set()  # one blob may be of several versions
         self._settled = False
         try:
             for name in ("staging", "blobs", "snapshots"):
@@ -65,59 +67,97 @@ class Publication:
         except OSError as error:
             raise write_error(root, error) from error
 
-    def copy(self, folder: Path, progress: Progress = SILENT) -> None:
-        """Copy the files from ``folder``, durably, and make sure that they are what was read.
+    def take(
+        self, files: Mapping[str, Path], see: Mapping[str, See], advance: Callable[[int], None]
+    ) -> tuple[FileDigest, ...]:
+        """Copy the files that a version is made of, by name, and return what they are.
 
-        They are true copies, which nothing ties to the source. Raises InputRefused when
-        a file changed since it was hashed, WriteFailed or DiskFull.
+        Each is read once: what stands in ``see`` for a name is shown its bytes, and
+        ``advance`` hears of all of them. Raises InputRefused, WriteFailed or DiskFull.
         """
-        total = sum(file.size for file in self._files)
-        require_space(self._root, total)
-        progress.start(f"Copying {folder.name}", total)
+        require_space(self._root, sum(_size(path) for path in files.values()))
+        return tuple(
+            self._take(name, path, *([see[name]] if name in see else []), _counting(advance))
+            for name, path in sorted(files.items())
+        )
+
+    def place(self, file: FileDigest) -> Path:
+        """Return where the copy of a file that was taken lies until it is settled."""
+        return self._folder / file.sha256
+
+    def draw(self, digest: str, files: tuple[FileDigest, ...]) -> None:
+        """Make a version's snapshot, of files that were taken. Raises WriteFailed or DiskFull."""
+        if digest in self._drawn:
+            return
+        snapshot = self._snapshot(digest)
         try:
-            for file in self._files:
-                target = self._folder / file.sha256
-                if not target.exists():
-                    _copy(folder / file.name, target, file, progress)
-        finally:
-            progress.finish()
+            snapshot.mkdir()
+            for file in files:
+                link = snapshot / file.name
+                link.parent.mkdir(exist_ok=True)
+                link.symlink_to(link_text(file))
+        except OSError as error:
+            raise write_error(snapshot, error) from error
+        self._drawn[digest] = files
+
+    def sync(self) -> None:
+        """Make all that was taken and drawn durable. Raises WriteFailed or DiskFull."""
+        self._copies.sync()
         try:
-            self._draw_snapshot()
+            for digest in self._drawn:
+                for folder, _, _ in os.walk(self._snapshot(digest)):
+                    fsync_folder(Path(folder))
         except OSError as error:
             raise write_error(self._folder, error) from error
 
-    def settle(self) -> None:
-        """Move everything in; call it inside the write transaction that records the version.
+    def settle(self, *digests: str) -> None:
+        """Move these versions in, whole; call it inside the write transaction that records them.
 
-        A blob that is there already is replaced by the new copy, so that a damaged one
-        is repaired. Raises WriteFailed or DiskFull.
+        They were drawn and synced. A blob that is there already is replaced by the new
+        copy, so that a damaged one is repaired. Raises WriteFailed or DiskFull.
         """
-        blobs, snapshot = self._root / "blobs", self._root / "snapshots" / self._digest
-        names = sorted({file.sha256 for file in self._files})
-        new = [name for name in names if not (blobs / name).exists()]
-        intent = {"blobs": new, "snapshot": "" if snapshot.exists() else self._digest}
+        blobs, snapshots = self._root / "blobs", self._root / "snapshots"
+        names = sorted({file.sha256 for digest in digests for file in self._drawn[digest]})
+        intent = {
+            "blobs": [name for name in names if not (blobs / name).exists()],
+            "snapshots": [one for one in digests if not (snapshots / one).exists()],
+        }
         try:
             self._write_intent(intent)
             self._settled = True
             for name in names:
-                (self._folder / name).replace(blobs / name)
+                if name not in self._moved or not (blobs / name).exists():
+                    (self._folder / name).replace(blobs / name)
+                self._moved.add(name)
             fsync_folder(blobs)
-            if snapshot.exists():
-                shutil.rmtree(snapshot)
-            (self._folder / "snapshot").rename(snapshot)
-            fsync_folder(snapshot.parent)
+            for digest in digests:
+                if digest not in intent["snapshots"]:
+                    shutil.rmtree(snapshots / digest)
+                self._snapshot(digest).rename(snapshots / digest)
+                del self._drawn[digest]
+            fsync_folder(snapshots)
         except OSError as error:
             raise write_error(self._root, error) from error
 
-    def _draw_snapshot(self) -> None:
-        snapshot = self._folder / "snapshot"
-        snapshot.mkdir()
-        for file in self._files:
-            link = snapshot / file.name
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(link_text(file))
-        for folder, _, _ in os.walk(snapshot):
-            fsync_folder(Path(folder))
+    def committed(self) -> None:
+        """Say that what was settled is recorded, so that it is nobody's to take back."""
+        self._settled = False
+
+    def _take(self, name: str, path: Path, *see: See) -> FileDigest:
+        part = self._folder / f"part-{self._taken}"
+        self._taken += 1
+        taken = self._copies.copy(path, part, name, *see)
+        try:
+            if self.place(taken).exists():
+                part.unlink()
+            else:
+                part.rename(self.place(taken))
+        except OSError as error:
+            raise write_error(part, error) from error
+        return taken
+
+    def _snapshot(self, digest: str) -> Path:
+        return self._folder / f"snapshot-{digest}"
 
     def _write_intent(self, intent: Mapping[str, object]) -> None:
         # Not fsynced: it outlives a kill without that, and all that a power cut can cost
@@ -137,6 +177,7 @@ class Publication:
         traceback: TracebackType | None,
     ) -> None:
         """Remove the staging folder, but for the intent of what came in and may not be recorded."""
+        self._copies.__exit__(kind, error, traceback)
         if kind is not None and self._settled:
             self._lock.release()
             return
@@ -172,7 +213,7 @@ def _read_intent(folder: Path) -> Leftover | None:
         intent = json.loads((folder / _INTENT).read_bytes())
     except (FileNotFoundError, ValueError):  # ValueError: emptied by a power cut
         return None
-    return Leftover(tuple(intent["blobs"]), intent["snapshot"])
+    return Leftover(tuple(intent["blobs"]), tuple(intent["snapshots"]))
 
 
 def _remove(folder: Path, lock: FileLock) -> None:
@@ -188,15 +229,12 @@ def _make_folder(folder: Path) -> None:
         fsync_folder(path.parent)
 
 
-def _copy(source: Path, target: Path, expected: FileDigest, progress: Progress) -> None:
+def _size(path: Path) -> int:
     try:
-        copied = copy_file(source, target, expected.name, progress.advance)
-        target.chmod(_READ_ONLY)
+        return path.stat().st_size
     except OSError as error:
-        raise InputRefused(source, error.strerror or str(error)) from error
-    if copied != expected:
-        raise InputRefused(
-            source,
-            "it changed while it was read",
-            "Wait until nothing writes to it any more, and add it again.",
-        )
+        raise InputRefused(path, error.strerror or str(error)) from error
+
+
+def _counting(advance: Callable[[int], None]) -> See:
+    return lambda piece: advance(len(piece))

@@ -72,9 +72,11 @@ def filled(home: Path, tmp_path: Path) -> Registry:
             folder.mkdir()
             for file, written in data.items():
                 (folder / file).write_bytes(written)
-            with registry._context.store.publication(content.digest, content.files) as publication:
-                publication.copy(folder)
-                publication.settle()
+            with registry._context.store.publication() as publication:
+                publication.take({file: folder / file for file in data}, {}, lambda _: None)
+                publication.draw(content.digest, content.files)
+                publication.sync()
+                publication.settle(content.digest)
             facts = AdapterFacts(
                 "LORA", '{"r": 8}\n', ("q_proj", "v_proj"), 4, rank=rank, rank_min=rank, alpha=16.0
             )

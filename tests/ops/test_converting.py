@@ -158,9 +158,9 @@ def test_a_killed_conversion_is_cleared(home: Path, mlx: Path) -> None:
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "from adreg.registry import Registry\n"
-        "from adreg.registry.ops import add\n"
+        "from adreg.registry.ops import intake\n"
         "def killed(*args, **kwargs): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "add.read_adapter = killed\n"
+        "intake.look_at = killed\n"
         "Registry().add(Path(sys.argv[1]))\n"
     )
     ran = subprocess.run([sys.executable, "-c", code, str(mlx)], check=False)

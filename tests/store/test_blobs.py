@@ -24,7 +24,7 @@ def fill(folder: Path) -> tuple[str, tuple[FileDigest, ...]]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     files = tuple(
-        FileDigest(name, digest.of_bytes(data), len(data)) for name, data in CONTENT.items()
+        FileDigest(name, digest.of_bytes(data), len(data)) for name, data in sorted(CONTENT.items())
     )
     return of_files(files), files
 
@@ -51,9 +51,12 @@ def publish(
     then: Callable[[], object] = lambda: None,
 ) -> None:
     """Take a folder in, and do what comes after it moved in."""
-    with store.publication(sha, files) as publication:
-        publication.copy(source)
-        publication.settle()
+    with store.publication() as publication:
+        named = {file.name: source / file.name for file in files}
+        assert files == publication.take(named, {}, lambda _: None)
+        publication.draw(sha, files)
+        publication.sync()
+        publication.settle(sha)
         then()
 
 
@@ -77,26 +80,61 @@ def test_what_is_stored_is_a_copy_that_nobody_writes_to(
     store: Store, held: tuple[str, tuple[FileDigest, ...]], tmp_path: Path
 ) -> None:
     """A blob is a file of its own, read-only, and a snapshot's link is relative."""
-    blob = store.blob(held[1][0].sha256)
+    named = {file.name: file.sha256 for file in held[1]}
+    blob = store.blob(named["weights.bin"])
     link = store.folder(held[0]) / "chat_templates/tool.jinja"
 
     assert 1 == blob.stat().st_nlink
     assert 0o444 == stat.S_IMODE(blob.stat().st_mode)
     assert not (tmp_path / "source/weights.bin").samefile(blob)
-    assert f"../../../blobs/{held[1][1].sha256}" == os.readlink(link)  # noqa: PTH115  # its text
+    assert f"../../../blobs/{named['chat_templates/tool.jinja']}" == os.readlink(link)  # noqa: PTH115  # its text
     assert [] == tree(store.root / "staging")
 
 
-def test_a_file_that_changes_while_it_is_copied_is_refused(store: Store, tmp_path: Path) -> None:
-    """Bytes that are not those that were checked never come in."""
-    sha, files = fill(tmp_path / "source")
-    (tmp_path / "source/weights.bin").write_bytes(b"W" * 3000)
+@pytest.mark.parametrize("size", [3000, 9 << 20])
+def test_a_file_that_changes_while_it_is_copied_is_refused(
+    store: Store, tmp_path: Path, size: int
+) -> None:
+    """Bytes that were written while others were read never come in."""
+    (tmp_path / "weights.bin").write_bytes(b"w" * size)
 
-    with pytest.raises(InputRefused, match=r"weights\.bin: it changed while it was read"):
-        publish(store, sha, files, tmp_path / "source")
+    def change(_: int) -> None:
+        with (tmp_path / "weights.bin").open("r+b") as file:
+            file.write(b"W")
+        os.utime(tmp_path / "weights.bin")
+
+    with (
+        store.publication() as publication,
+        pytest.raises(InputRefused, match=r"weights\.bin: it changed while it was read"),
+    ):
+        publication.take({"weights.bin": tmp_path / "weights.bin"}, {}, change)
 
     assert (frozenset(), frozenset()) == store.stored()
     assert [] == tree(store.root / "staging")
+
+
+def test_each_byte_is_seen_once_and_in_order(store: Store, tmp_path: Path) -> None:
+    """What watches a file is shown all of it in pieces, small or large."""
+    small, large = os.urandom(3000), os.urandom((9 << 20) + 5)
+    (tmp_path / "small").write_bytes(small)
+    (tmp_path / "large").write_bytes(large)
+    seen: dict[str, list[bytes]] = {"small": [], "large": []}
+    heard: list[int] = []
+
+    with store.publication() as publication:
+        files = publication.take(
+            {name: tmp_path / name for name in seen},
+            {name: pieces.append for name, pieces in seen.items()},
+            heard.append,
+        )
+        placed = {file.name: publication.place(file).read_bytes() for file in files}
+
+    assert {"small": small, "large": large} == placed
+    assert placed == {name: b"".join(pieces) for name, pieces in seen.items()}
+    assert {file.name: file.sha256 for file in files} == {
+        name: digest.of_bytes(data) for name, data in placed.items()
+    }
+    assert len(small) + len(large) == sum(heard)
 
 
 def test_a_file_that_is_gone_while_it_is_copied_is_refused(store: Store, tmp_path: Path) -> None:
@@ -113,7 +151,8 @@ def test_each_fault_is_named(
 ) -> None:
     """A flipped bit, a short file, a missing one and an extra one are told apart."""
     del tmp_path
-    weights, template, empty = (store.blob(file.sha256) for file in held[1])
+    blobs = {file.name: store.blob(file.sha256) for file in held[1]}
+    weights, template, empty = (blobs[name] for name in CONTENT)
     for blob in (weights, template):
         blob.chmod(0o644)
     weights.write_bytes(b"w" * 2999 + b"v")
@@ -155,7 +194,8 @@ def test_taking_in_the_same_again_mends_it(
     store: Store, held: tuple[str, tuple[FileDigest, ...]], tmp_path: Path
 ) -> None:
     """A damaged blob and a broken snapshot are replaced by the new copy."""
-    blob = store.blob(held[1][0].sha256)
+    named = {file.name: file.sha256 for file in held[1]}
+    blob = store.blob(named["weights.bin"])
     blob.chmod(0o644)
     blob.write_bytes(b"?" * 3000)
     (store.folder(held[0]) / "empty").unlink()
@@ -184,7 +224,8 @@ def test_what_a_failed_commit_leaves_is_offered_to_be_taken_back(
     (tmp_path / "more/weights.bin").write_bytes(CONTENT["weights.bin"])
     (tmp_path / "more/new").write_bytes(b"new")
     new = FileDigest("new", digest.of_bytes(b"new"), 3)
-    files = (held[1][0], new)
+    known = next(file for file in held[1] if file.name == "weights.bin")
+    files = (new, known)
     with pytest.raises(ZeroDivisionError):
         publish(store, of_files(files), files, tmp_path / "more", then=lambda: 1 / 0)
     offered: list[tuple[Leftover, ...]] = []
@@ -197,7 +238,7 @@ def test_what_a_failed_commit_leaves_is_offered_to_be_taken_back(
         store.take_back(refuse)
     done = store.take_back(offered.append)
 
-    assert [(Leftover((new.sha256,), of_files(files)),)] * 2 == offered
+    assert [(Leftover((new.sha256,), (of_files(files),)),)] * 2 == offered
     assert (1, 0) == (done, store.take_back(offered.append))
     assert [] == tree(store.root / "staging")
 
@@ -205,9 +246,12 @@ def test_what_a_failed_commit_leaves_is_offered_to_be_taken_back(
 def test_what_is_on_its_way_in_is_not_taken_for_a_leftover(store: Store, tmp_path: Path) -> None:
     """The staging folder of a process that lives is left alone."""
     sha, files = fill(tmp_path / "source")
-    with store.publication(sha, files) as publication:
-        publication.copy(tmp_path / "source")
+    with store.publication() as publication:
+        named = {file.name: tmp_path / "source" / file.name for file in files}
+        publication.take(named, {}, lambda _: None)
+        publication.draw(sha, files)
         assert 0 == store.take_back(lambda _: pytest.fail("it lives"))
-        publication.settle()
+        publication.sync()
+        publication.settle(sha)
 
     assert () == store.verify(sha, files)
