@@ -25,6 +25,19 @@
     ├── LockBroken             a lock file that cannot be rebuilt from
     ├── NotReproduced          a rebuild whose bytes differ from the lock file
     ├── NotProven              a merged model that does not answer as base and adapters do
+    ├── CardRefused            a model card that cannot be renewed, or that the Hub refuses
+    ├── PushRefused            a push that would be wrong, refused before anything is sent
+    ├── RemoteChanged          somebody else's commit that a push would have written over
+    ├── HubError               the Hub said no
+    │   ├── HubNotFound        not there, or hidden from this token
+    │   │   ├── UnknownRepo
+    │   │   ├── UnknownRevision
+    │   │   └── UnknownFile
+    │   ├── HubNoAccess        gated, private, or a token that may not
+    │   ├── HubOffline         offline mode, or no way to the Hub
+    │   ├── HubBusy            it failed at every try
+    │   ├── HubConflict        it exists already, or somebody was faster
+    │   └── HubDamaged         bytes that are not those that the Hub promises
     ├── CatalogError           the catalog cannot be used
     │   └── CatalogTooNew      it was written by a newer adreg
     └── MissingPackage         an optional package is needed
@@ -35,6 +48,18 @@ attributes.
 """
 
 from adreg.registry.errors.base import AdregError
+from adreg.registry.errors.hub import (
+    HubBusy,
+    HubConflict,
+    HubDamaged,
+    HubError,
+    HubNoAccess,
+    HubNotFound,
+    HubOffline,
+    UnknownFile,
+    UnknownRepo,
+    UnknownRevision,
+)
 from adreg.registry.errors.inputs import (
     AdapterRefused,
     BaseRefused,
@@ -65,6 +90,7 @@ from adreg.registry.errors.outcomes import (
     OutputRefused,
     WriteFailed,
 )
+from adreg.registry.errors.pushing import CardRefused, PushRefused, RemoteChanged
 from adreg.registry.errors.system import (
     CatalogError,
     CatalogTooNew,
@@ -77,10 +103,18 @@ __all__ = [
     "AdregError",
     "AlreadyExists",
     "BaseRefused",
+    "CardRefused",
     "CatalogError",
     "CatalogTooNew",
     "Damaged",
     "DiskFull",
+    "HubBusy",
+    "HubConflict",
+    "HubDamaged",
+    "HubError",
+    "HubNoAccess",
+    "HubNotFound",
+    "HubOffline",
     "InUse",
     "Incompatible",
     "InputRefused",
@@ -96,8 +130,13 @@ __all__ = [
     "NotReproduced",
     "OutputRefused",
     "PickleRefused",
+    "PushRefused",
     "RecipeRefused",
+    "RemoteChanged",
     "SearchRefused",
     "TensorFileBroken",
+    "UnknownFile",
+    "UnknownRepo",
+    "UnknownRevision",
     "WriteFailed",
 ]

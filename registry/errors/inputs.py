@@ -14,7 +14,7 @@ class InputRefused(AdregError):
 
     path: Path
     reason: str
-    advice: str = ""
+    advice: str = "See that it is there and can be read, and try again."
 
     @property
     def sentence(self) -> str:
@@ -31,6 +31,8 @@ class InputRefused(AdregError):
 class NotAnAdapter(InputRefused):
     """No PEFT adapter in this folder."""
 
+    advice: str = "Name the folder that PEFT's save_pretrained wrote."
+
 
 @dataclass(eq=False)
 class PickleRefused(InputRefused):
@@ -41,10 +43,14 @@ class PickleRefused(InputRefused):
 class TensorFileBroken(InputRefused):
     """A file of tensors that lies about itself, is cut short, or is something else."""
 
+    advice: str = "Fetch or save the file again."
+
 
 @dataclass(eq=False)
 class JsonBroken(InputRefused):
     """A JSON file that cannot be read as what it should be."""
+
+    advice: str = "Fetch or save the file again."
 
 
 @dataclass(eq=False)
@@ -69,6 +75,8 @@ class AdapterRefused(AdregError):
 @dataclass(eq=False)
 class BaseRefused(InputRefused):
     """A folder that is no usable base checkpoint."""
+
+    advice: str = "Name the folder of a whole transformers model, or fetch it again."
 
 
 @dataclass(eq=False)

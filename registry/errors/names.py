@@ -14,6 +14,7 @@ class NameRefused(AdregError):
     what: str
     text: str
     reason: str
+    advice: str = "Use letters, digits, '.', '_' and '-', starting with a letter or digit."
 
     @property
     def sentence(self) -> str:
@@ -23,9 +24,7 @@ class NameRefused(AdregError):
     @property
     def hint(self) -> str:
         """Say what is allowed."""
-        if self.what == "the weight":
-            return "Write it as REF=0.5."
-        return "Use letters, digits, '.', '_' and '-', starting with a letter or digit."
+        return self.advice
 
 
 @dataclass(eq=False)

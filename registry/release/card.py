@@ -7,12 +7,15 @@ Metadata fields: the Hub's model card specification.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import yaml
 
 from adreg.registry.release.architectures import load_class
 from adreg.registry.release.licences import OTHER, normal
+from adreg.registry.release.readme import Part
 
 CARD = "README.md"
 """The name of the card's file."""
@@ -59,17 +62,38 @@ class CardFacts:
 
 def model_card(facts: CardFacts) -> str:
     """Return the text of README.md for a merged model; the same facts give the same text."""
-    front = yaml.safe_dump(_metadata(facts), sort_keys=False, allow_unicode=True, width=1000)
+    front = yaml.safe_dump(metadata(facts), sort_keys=False, allow_unicode=True, width=1000)
+    return f"---\n{front}---\n\n# {text(facts.title)}\n\n{sections(facts)}\n"
+
+
+def sections(facts: CardFacts) -> str:
+    """Return what follows the title: what the model is, how to load and rebuild it, licences."""
     parts = [
-        f"---\n{front}---",
-        f"# {_text(facts.title)}",
         _introduction(facts),
         _table(facts),
         _loading(facts),
         _rebuilding(),
-        _licence(facts),
+        licence_section(facts.licence, facts.base, facts.adapters, "model"),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts)
+
+
+def model_part(facts: CardFacts, title: str, *, licence_given: bool) -> Part:
+    """Return what adreg has to say in the README of a model; ``title`` heads a new one.
+
+    A licence that the README has is left, unless this one was ``licence_given`` by the user.
+    """
+    said = metadata(facts)
+    tags = ("merge", "adreg", "lora")
+    licence: dict[str, Any] = {
+        name: said[name] for name in ("license", "license_name") if name in said
+    }
+    task: dict[str, Any] = {"pipeline_tag": said["pipeline_tag"]} if "pipeline_tag" in said else {}
+    names = ("base_model", "base_model_relation", "library_name")
+    stated = {name: said[name] for name in names if name in said}
+    if licence_given:
+        return Part(text(title), {**stated, **licence}, task, tags, sections(facts))
+    return Part(text(title), stated, {**licence, **task}, tags, sections(facts))
 
 
 def hub_id(repo: str | None) -> str | None:
@@ -77,8 +101,9 @@ def hub_id(repo: str | None) -> str | None:
     return repo if repo is not None and _HUB_ID.fullmatch(repo) else None
 
 
-def _metadata(facts: CardFacts) -> dict[str, object]:
-    data: dict[str, object] = {}
+def metadata(facts: CardFacts) -> dict[str, Any]:
+    """Return the metadata of the card, in the order in which it is written."""
+    data: dict[str, Any] = {}
     if repo := hub_id(facts.base.repo):
         data["base_model"] = [repo]
         data["base_model_relation"] = "merge"
@@ -86,15 +111,26 @@ def _metadata(facts: CardFacts) -> dict[str, object]:
     task = load_class(facts.architecture, facts.model_type).task
     if task is not None:
         data["pipeline_tag"] = task
-    licence = normal(facts.licence)
-    if licence is not None:
-        data["license"] = licence
-    if licence == OTHER:
-        known = {normal(facts.base.licence)} | {normal(a.licence) for a in facts.adapters}
-        name = "-and-".join(sorted(one for one in known if one is not None and one != OTHER))
-        data["license_name"] = re.sub(r"[^a-z0-9.-]+", "-", name) or "see-below"
+    parts = [facts.base.licence, *(one.licence for one in facts.adapters)]
+    data |= licence_fields(facts.licence, parts)
     data["tags"] = ["merge", "adreg", "lora"]
     return data
+
+
+def licence_fields(licence: str | None, parts: Iterable[str | None]) -> dict[str, Any]:
+    """Return ``license``, and ``license_name`` for the several licences of the parts.
+
+    What the Hub's list does not have is ``other`` with a name, as the Hub asks
+    (hub-docs, model-cards.md).
+    """
+    licence = normal(licence)
+    if licence is None:
+        return {}
+    if licence != OTHER:
+        return {"license": licence}
+    known = {normal(one) for one in parts}
+    name = "-and-".join(sorted(one for one in known if one is not None and one != OTHER))
+    return {"license": OTHER, "license_name": re.sub(r"[^a-z0-9.-]+", "-", name) or "see-below"}
 
 
 def _introduction(facts: CardFacts) -> str:
@@ -102,10 +138,10 @@ def _introduction(facts: CardFacts) -> str:
     repo = hub_id(base.repo)
     several = "adapters" if len(facts.adapters) > 1 else "adapter"
     if repo is None:
-        what = f"{_code(base.name)}"
+        what = f"{code(base.name)}"
         after = "\n\nThe base's repository on the Hub is not known, so the metadata names no base."
     else:
-        at = f" at revision {_code(base.revision)}" if base.revision else ""
+        at = f" at revision {code(base.revision)}" if base.revision else ""
         what = f"[{repo}](https://huggingface.co/{repo}){at}"
         after = ""
     return (
@@ -119,11 +155,11 @@ def _table(facts: CardFacts) -> str:
     lines = [
         "| adapter | weight | digest (SHA-256) |",
         "| --- | --- | --- |",
-        *(f"| {_code(a.reference)} | {a.weight!r} | {_code(a.digest)} |" for a in facts.adapters),
+        *(f"| {code(a.reference)} | {a.weight!r} | {code(a.digest)} |" for a in facts.adapters),
         "",
-        f"- Method: {_text(facts.method)}{how}",
-        f"- Computed in {_text(facts.precision)}, rounded once to {_text(facts.dtype)}",
-        f"- Base layout: {_code(facts.base.layout_digest)}",
+        f"- Method: {text(facts.method)}{how}",
+        f"- Computed in {text(facts.precision)}, rounded once to {text(facts.dtype)}",
+        f"- Base layout: {code(facts.base.layout_digest)}",
     ]
     return "\n".join(lines)
 
@@ -148,33 +184,37 @@ def _rebuilding() -> str:
     )
 
 
-def _licence(facts: CardFacts) -> str:
-    licence = normal(facts.licence)
+def licence_section(
+    licence: str | None, base: CardBase, adapters: Iterable[CardAdapter], what: str
+) -> str:
+    """Return the section that names the licence and that of each part."""
+    licence = normal(licence)
     first = {
-        None: "The licence of this model is not known: ask the owners of its parts.",
+        None: f"The licence of this {what} is not known: ask the owners of its parts.",
         OTHER: "The parts are under different licences; all of them hold.",
-    }.get(licence, f"This model is released under {_code(licence or '')}.")
+    }.get(licence, f"This {what} is released under {code(licence or '')}.")
     lines = ["## Licence", "", first, "", "| part | licence |", "| --- | --- |"]
-    base_name = hub_id(facts.base.repo) or facts.base.name
-    pairs = [(f"base {_code(base_name)}", facts.base.licence)]
-    pairs += [(f"adapter {_code(a.reference)}", a.licence) for a in facts.adapters]
-    lines += [f"| {what} | {_code(normal(one) or 'unknown')} |" for what, one in pairs]
+    base_name = hub_id(base.repo) or base.name
+    pairs = [(f"base {code(base_name)}", base.licence)]
+    pairs += [(f"adapter {code(a.reference)}", a.licence) for a in adapters]
+    lines += [f"| {what} | {code(normal(one) or 'unknown')} |" for what, one in pairs]
     return "\n".join(lines)
 
 
-def _plain(text: str) -> str:
+def _plain(words: str) -> str:
     """Take out what could end a line: a control character becomes a space."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
+    return "".join(letter if letter.isprintable() else " " for letter in words)
 
 
-def _text(text: str) -> str:
-    return _SPECIAL.sub(r"\\\1", _plain(text))
+def text(words: str) -> str:
+    """Return plain words as Markdown that shows just them."""
+    return _SPECIAL.sub(r"\\\1", _plain(words))
 
 
-def _code(text: str) -> str:
+def code(words: str) -> str:
     """Return a code span that may stand in a table: there even code needs ``|`` escaped (GFM)."""
-    text = _plain(text).replace("|", "\\|")
-    runs = [len(run) for run in re.findall("`+", text)]
+    words = _plain(words).replace("|", "\\|")
+    runs = [len(run) for run in re.findall("`+", words)]
     fence = "`" * next(n for n in range(1, len(runs) + 2) if n not in runs)
-    pad = " " if text.startswith("`") or text.endswith("`") else ""
-    return f"{fence}{pad}{text}{pad}{fence}"
+    pad = " " if words.startswith("`") or words.endswith("`") else ""
+    return f"{fence}{pad}{words}{pad}{fence}"

@@ -37,7 +37,9 @@ def check_licence(text: str) -> str:
     """Return what a user gave as licence in the Hub's form; raise NameRefused."""
     licence = normal(text)
     if licence is None or not _GRAMMAR.fullmatch(licence):
-        raise NameRefused("the licence", text, "it is not an identifier such as apache-2.0")
+        reason = "it is not an identifier such as apache-2.0"
+        advice = "Use one of the Hub's identifiers, such as apache-2.0, mit or llama3, or other."
+        raise NameRefused("the licence", text, reason, advice)
     return licence
 
 

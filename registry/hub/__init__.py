@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: one client, verified downloads, whole commits."""
