@@ -18,7 +18,8 @@ from adreg.registry.errors import InputRefused, MergeRefused
 from adreg.registry.merge.config import merged_config
 from adreg.registry.merge.plan import Plan
 from adreg.registry.merge.report import REPORT, total
-from adreg.registry.merge.run import MergeReport, check_modules, run
+from adreg.registry.merge.run import MergeReport, run
+from adreg.registry.merge.shards import check_modules
 from adreg.registry.progress import SILENT, Progress
 from adreg.registry.tensors.checkpoint import INDEX
 
