@@ -75,8 +75,8 @@ ON_THE_WAY_IN: Mapping[str, str] = {
 
 INITIAL: Mapping[str, str] = {
     "true, false, gaussian, orthogonal, eva, mica": "LoRA's own tensors alone: an ordinary LoRA",
-    "pissa, olora": "a part of W, computed from W alone, is taken away at load:"
-    " PEFT's layer does it again",
+    "pissa, olora": "a part of W, computed from W alone, is taken away at load: of linear layers"
+    " and Conv1D; decomposed again in float64, in blocks",
 }
 """What initialisations that are merged do."""
 

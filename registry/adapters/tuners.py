@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 LORA = "LORA"
 
@@ -62,8 +62,8 @@ _VARIANTS: Mapping[str, str] = {
 }
 """Settings that make a LoRA one that PEFT's own layer merges."""
 
-_DECOMPOSED = frozenset({"pissa", "olora"})
-"""Initialisations that take a part of W away, computed from W alone: PEFT does it again."""
+Decomposition = Literal["pissa", "olora"]
+"""Initialisations that take a part of W away, computed from W alone, at each load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +87,21 @@ def tuner_of(config: Mapping[str, Any]) -> Tuner:
     peft_type = str(config.get("peft_type"))
     prefix = _PREFIXES.get(peft_type, f"{peft_type.lower()}_")
     if peft_type == LORA:
-        init = config.get("init_lora_weights")
-        decomposed = isinstance(init, str) and init.lower() in _DECOMPOSED
-        through_peft = decomposed or bool(variants(config))
+        through_peft = bool(variants(config))
         return Tuner(prefix, not through_peft, through_peft)
     through_peft = peft_type not in NATIVE
     listed = config.get("target_modules") if through_peft else None
     targets = tuple(map(str, listed)) if isinstance(listed, list) else ()
     return Tuner(prefix, plain_lora=False, through_peft=through_peft, targets=targets)
+
+
+def decomposition(config: Mapping[str, Any]) -> Decomposition | None:
+    """Return how the adapter was initialised, if that took a part of W away."""
+    init = config.get("init_lora_weights")
+    if config.get("peft_type") != LORA or not isinstance(init, str):
+        return None
+    known: Mapping[str, Decomposition] = {"pissa": "pissa", "olora": "olora"}
+    return known.get(init.lower())
 
 
 def variants(config: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from adreg.registry.adapters.config import rank_of, rows_of, scale_of
 from adreg.registry.adapters.spec import AdapterSpec, AdapterTensor, Part
+from adreg.registry.adapters.tuners import decomposition
 from adreg.registry.bases.base import Base
 from adreg.registry.bases.conv1d import Conv1ds
 from adreg.registry.bases.diskname import Naming, resolve
@@ -56,6 +57,8 @@ def fit(spec: AdapterSpec, base: Base) -> Fit:
     for module, wraps in groups.items():
         if module in plain and (not target_parameters(spec) or state.source(f"{module}.weight")[1]):
             _place_lora(state, module, wraps[0])
+        elif (taken := decomposition(spec.config)) is not None:
+            state.faults.append(_not_taken(taken, module))
         else:
             place_experts(state, module, wraps)
     place_others(state, others)
@@ -195,9 +198,23 @@ def _place_lora(state: Fitting, module: str, parts: Mapping[Part, AdapterTensor]
         scale *= 2
     bias = parts.get(Part.LORA_BIAS)
     weight = tuple(tensor for part, tensor in parts.items() if part is not Part.LORA_BIAS)
-    state.placements.append(Placement(kind, target, source, weight, scale))
+    taken = None if kind is Kind.EMBEDDING else decomposition(state.spec.config)
+    if taken is not None and (first.owner != module or kind is Kind.CONVOLUTION):
+        state.faults.append(_not_taken(taken, module))
+        return
+    if taken is not None and state.base.tied and source == state.embedding:
+        state.faults.append(
+            f"{module!r} is tied to the embedding, from which PEFT takes {taken}'s part too"
+        )
+        return
+    state.placements.append(Placement(kind, target, source, weight, scale, taken=taken))
     if bias is not None:
         _place_bias(state, module, bias, scale)
+
+
+def _not_taken(taken: str, module: str) -> str:
+    # PEFT 0.21.2 fails to load these: tuners/lora/layer.py reads ``weight`` of a matrix.
+    return f"{module!r} is no linear layer, and {taken} takes a part of linear layers' W away"
 
 
 def _place_bias(state: Fitting, module: str, bias: AdapterTensor, scale: float) -> None:

@@ -8,6 +8,7 @@ from enum import Enum
 from functools import cached_property
 
 from adreg.registry.adapters.spec import AdapterSpec, AdapterTensor, Part
+from adreg.registry.adapters.tuners import Decomposition
 from adreg.registry.bases.base import Base
 from adreg.registry.bases.conv1d import Conv1ds, is_conv1d
 from adreg.registry.bases.diskname import Naming, find_embedding, head_name
@@ -65,7 +66,8 @@ class Placement:
     vocabulary, and FULL brings all of it.
     ``scale`` is alpha/r or alpha/sqrt(r); 1 where there is none. ``also`` are tensors
     that it needs and that another placement counts as used. ``numbers`` are the rows
-    that ROWS replaces. ``layer`` is the kind of layer that a MODULE is, ``module`` its name, and
+    that ROWS replaces. ``taken`` is how a part of W was taken away when the adapter was
+    trained. ``layer`` is the kind of layer that a MODULE is, ``module`` its name, and
     ``holds`` are the base tensors that its weight and its bias are.
     """
 
@@ -81,6 +83,7 @@ class Placement:
     module: str = ""
     parameter: str = "weight"
     holds: tuple[str, str | None] = ("", None)
+    taken: Decomposition | None = None
 
     def part(self, *parts: Part) -> AdapterTensor | None:
         """Return its tensor of one of these parts, if it has one."""

@@ -18,7 +18,8 @@ class TensorReport:
     and ``base_norm``: L2 norms of the delta before rounding, and of W. ``worst_ulps``:
     the largest distance of a sampled element from the same sum in float64, in units in
     the last place of the output at the larger of W and the sum; 0.5 is what correct
-    rounding allows. None where no row was computed again.
+    rounding allows. None where no row was computed again, for the reason in ``unmeasured``,
+    and for a tensor of no elements.
     """
 
     name: str
@@ -29,6 +30,7 @@ class TensorReport:
     delta_norm: float
     base_norm: float
     worst_ulps: float | None
+    unmeasured: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from adreg.registry.adapters.spec import Part
 from adreg.registry.bases.placement import Kind, Placement
 from adreg.registry.merge.terms import (
     Contribution,
+    Decomposed,
     FactorView,
     Full,
     Hadamard,
@@ -35,6 +36,9 @@ def contribution(adapter: int, weight: float, placements: Sequence[Placement]) -
     for placement in placements:
         terms += _terms(placement)
     terms.sort(key=lambda term: (not isinstance(term, Full), isinstance(term, Normalised)))
+    if terms and isinstance(terms[0], Full):
+        # A matrix that is saved along is what was left: PEFT loads it after the decomposition.
+        terms = [term for term in terms if not isinstance(term, Decomposed)]
     if len(terms) == 2 and isinstance(terms[0], Full) and isinstance(terms[1], Module):
         terms = [replace(terms[1], given=terms[0].key)]
     return Contribution(adapter, weight, tuple(terms))
@@ -66,7 +70,10 @@ def _lora(placement: Placement) -> list[Term]:
     if a is None or b is None:
         raise TypeError(f"a {placement.kind} without both factors")
     plain = placement.kind in _PLAIN
-    terms: list[Term] = [_pair(a.key, b.key, a.info.shape[0], placement.scale, plain=plain)]
+    rank = a.info.shape[0]
+    terms: list[Term] = [_pair(a.key, b.key, rank, placement.scale, plain=plain)]
+    if placement.taken is not None:
+        terms.insert(0, Decomposed(placement.taken, rank, placement.scale))
     if m is not None:
         terms.append(Normalised(m.key, "rows" if plain else "columns"))
     return terms

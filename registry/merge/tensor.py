@@ -12,6 +12,7 @@ import numpy as np
 from adreg.registry.bases.base import Base
 from adreg.registry.errors import MergeRefused
 from adreg.registry.merge.deltas.change import Compute, TensorChange
+from adreg.registry.merge.deltas.decomposed import Decompositions
 from adreg.registry.merge.deltas.opened import Opened
 from adreg.registry.merge.deltas.tile import Tile
 from adreg.registry.merge.methods.combination import Combination
@@ -38,6 +39,7 @@ class Block:
     delta_squares: float = 0.0
     base_squares: float = 0.0
     worst_ulps: float | None = None
+    unmeasured: str | None = None
 
 
 _BOOL = np.dtype(np.bool_)
@@ -52,6 +54,7 @@ class Tally:
         self.changed = self.lost = 0
         self.delta_squares = self.base_squares = 0.0
         self.worst_ulps: float | None = None
+        self.unmeasured: str | None = None
 
     def add(self, block: Block) -> None:
         """Count one block; the order of calls decides the norms' last bits."""
@@ -61,6 +64,7 @@ class Tally:
         self.base_squares += block.base_squares
         if block.worst_ulps is not None:
             self.worst_ulps = max(block.worst_ulps, self.worst_ulps or 0.0)
+        self.unmeasured = self.unmeasured or block.unmeasured
 
     def report(self) -> TensorReport:
         """Return the counts."""
@@ -74,6 +78,7 @@ class Tally:
             delta_norm=math.sqrt(self.delta_squares),
             base_norm=math.sqrt(self.base_squares),
             worst_ulps=self.worst_ulps,
+            unmeasured=self.unmeasured,
         )
 
 
@@ -85,12 +90,15 @@ class Tensor:
         self.job, self._base, self._reader, self._dtype = job, base, reader, dtype
         self.change: TensorChange | None = None
         self.combination: Combination | None = None
+        self.parts = Decompositions(job.name, self.load, *job.matrix)
 
     def open(self, opened: Opened, compute: Compute) -> None:
         """Read the factors that are small enough to hold."""
         rows, columns = self.job.matrix
         width = min(columns, self._width())
-        self.change = TensorChange(self.job.contributions, rows, columns, width, opened, compute)
+        self.change = TensorChange(
+            self.job.contributions, rows, columns, width, opened, compute, self.parts.part
+        )
 
     def _width(self) -> int:
         """Return the columns of the widest tile."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from adreg.registry.adapters.tuners import Decomposition
 from adreg.registry.bases.placement import Kind
 
 Side = Literal["rows", "columns"]
@@ -42,6 +43,18 @@ class LowRank:
     scale: float
     middle: str | None = None
     rows: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decomposed:
+    """Take away the part of W that PiSSA or OLoRA of a rank took: see ``deltas.decomposed``.
+
+    Computed from W as the base has it, whatever other terms do. ``scale`` is OLoRA's s.
+    """
+
+    kind: Decomposition
+    rank: int
+    scale: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +132,18 @@ class Module:
     """The adapter's own tensor that stands in for W, or for the bias, before PEFT merges."""
 
 
-Term = LowRank | Hadamard | Kronecker | Vector | Full | Rows | Scaling | Normalised | Module
+Term = (
+    LowRank
+    | Decomposed
+    | Hadamard
+    | Kronecker
+    | Vector
+    | Full
+    | Rows
+    | Scaling
+    | Normalised
+    | Module
+)
 
 
 @dataclass(frozen=True, slots=True)

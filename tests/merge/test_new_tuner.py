@@ -259,6 +259,18 @@ def test_a_new_kind_is_merged_without_a_line_of_ours(
         assert torch.allclose(tensor.double(), exact[key].double(), rtol=1e-6, atol=1e-7), key
 
 
+def test_why_there_is_no_worst_error(tmp_path: Path, home: Path, register: Register) -> None:
+    """Modules that share tensors of a kind not known are not merged twice: the report says so."""
+    register("OUTSHARED", SharedConfig, SharedModel)
+    base = factory.make_base(tmp_path / "base", "llama", dtype=torch.float32)
+    adapter = make(base, tmp_path / "adapter", SharedConfig(target_modules=TARGETS))
+
+    merged = Registry(home).merge(Recipe((RecipeAdapter(str(adapter)),), str(base)), name="new")
+
+    said = "PEFT computes OUTSHARED with all modules in memory, which float64 doubles"
+    assert {(None, said)} == {(one.worst_ulps, one.unmeasured) for one in merged.report}
+
+
 def test_the_formula_is_the_tuners_own(tmp_path: Path, home: Path, register: Register) -> None:
     """Each merged weight is W + strength |W| outer(u, v), computed here from the files."""
     register("OUTER", OuterConfig, OuterModel)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from adreg.registry.merge.deltas.decomposed import Factors, Withdrawal
 from adreg.registry.merge.deltas.kronecker import KroneckerProduct
 from adreg.registry.merge.deltas.lowrank import ElementwiseProduct, Product
 from adreg.registry.merge.deltas.opened import Opened
@@ -21,6 +22,7 @@ from adreg.registry.merge.deltas.whole import (
 from adreg.registry.merge.scratch import scratch
 from adreg.registry.merge.terms import (
     Contribution,
+    Decomposed,
     Full,
     Hadamard,
     Kronecker,
@@ -36,6 +38,9 @@ from adreg.registry.tensors.arrays import Array
 
 Compute = Callable[[int, Module], Array]
 """What gives the whole (rows, columns) outcome of a module of an adapter."""
+
+Part = Callable[[Decomposed], Factors]
+"""What gives the part of W that was taken away."""
 
 
 class Step(Protocol):
@@ -157,12 +162,15 @@ class TensorChange:
         width: int,
         opened: Opened,
         compute: Compute,
+        part: Part,
     ) -> None:
         """Read the factors that are small enough to hold."""
 
         def make(adapter: int, term: Term) -> Step:
             if isinstance(term, Module):
                 return _Computed(compute(adapter, term).reshape(rows, columns))
+            if isinstance(term, Decomposed):
+                return Withdrawal(part(term), opened.dtype)
             return _step(adapter, term, rows, columns, opened)
 
         self._parts = [_Part(one, make) for one in contributions]

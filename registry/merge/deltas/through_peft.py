@@ -30,6 +30,10 @@ SHARED = frozenset({"VERA", "PVERA", "RANDLORA", "UNILORA", "TINYLORA", "VBLORA"
 nothing of the other modules but their shapes. Kinds that are not known and share tensors
 get all weights at once."""
 
+REPEATED = 64 << 20
+"""The most elements of a weight that is computed a second time in float64: 2 GiB of memory or
+so (W, what PEFT makes of it, and copies), and twice to three times the time."""
+
 _UNSET = (
     "task_type",
     "modules_to_save",
@@ -79,6 +83,7 @@ class PeftModules:
         self._specs, self._modules, self._shapes = specs, modules, shapes
         self._reader, self._read, self._dtype = reader, read, dtype
         self._shared: dict[int, Any] = {}
+        self._wide: PeftModules | None = None
 
     def check(self) -> None:
         """Raise MergeRefused for an adapter that PEFT does not take in whole.
@@ -102,6 +107,25 @@ class PeftModules:
             like = (term.layer, self._shapes[term.weight], term.bias is None, str(shapes[name]))
             found.setdefault(like, (name, term))
         return dict(found.values())
+
+    def unrepeatable(self, adapter: int, term: Module) -> str | None:
+        """Return why a module is not computed again in float64; None where it is."""
+        kind = self._specs[adapter].peft_type
+        if self._is_shared(adapter) and kind not in SHARED:
+            return f"PEFT computes {kind} with all modules in memory, which float64 doubles"
+        count = math.prod(self._shapes[term.weight])
+        if count > REPEATED:
+            return f"PEFT's {kind} is computed again of {REPEATED >> 20} Mi elements at most"
+        return None
+
+    def wide(self, read: Callable[[str], Array]) -> PeftModules:
+        """Return the same in float64, made once; ``read`` returns the base's tensors so."""
+        if self._wide is None:
+            wide = np.dtype(np.float64)
+            self._wide = PeftModules(
+                self._specs, self._modules, self._shapes, self._reader, read, wide
+            )
+        return self._wide
 
     def compute(self, adapter: int, term: Module) -> Array:
         """Return the module's weight or bias as PEFT merges it, in its own shape."""
@@ -161,8 +185,15 @@ class PeftModules:
         )
 
     def _widen(self, model: Any) -> None:  # noqa: ANN401  # torch is not imported here
-        if self._dtype == np.float64:
-            model.double()
+        if self._dtype != np.float64:
+            return
+        for value in (*model.parameters(), *model.buffers()):
+            if value.is_floating_point() and value.element_size() < 8:
+                # What stands in for a weight must go on taking no memory: as many bytes as the
+                # model has would be made of it.
+                stands_in = value.numel() > 1 and not any(value.stride())
+                one = value.data.flatten()[:1] if stands_in else value.data
+                value.data = one.double().expand(value.shape)
 
     def _result(self, layer: Any, term: Module) -> Array:  # noqa: ANN401  # a torch module
         outcome = layer.weight if term.parameter == "weight" else layer.bias

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from adreg.registry.merge.deltas.tile import Tile
+from adreg.registry.merge.methods.combination import Choice
 from adreg.registry.merge.methods.method import Sign
 from adreg.registry.merge.methods.selection import Largest, magnitude_bits
 from adreg.registry.merge.methods.signs import agreeing
@@ -27,6 +28,8 @@ from adreg.registry.tensors.arrays import Array
 
 class Sce:
     """SCE of one tensor: the passes of a selection by variance, then one for the squares."""
+
+    measures = True
 
     def __init__(  # noqa: PLR0913, PLR0917  # the formula's three, the tensor's three
         self,
@@ -76,13 +79,20 @@ class Sce:
         variance /= len(parts)
         return variance
 
-    def _selected(self, deltas: Sequence[Array], tile: Tile) -> list[Array]:
-        parts = self._weighted(deltas)
+    def _mask(self, parts: Sequence[Array], tile: Tile) -> Array | None:
+        """Return where the variance is among the largest, None for everywhere."""
         if self._largest is None:
-            return parts
+            return None
         bits = magnitude_bits(self._variance(parts))
-        kept = self._largest.kept(bits, tile.start(self._columns)).reshape(parts[0].shape)
-        return [part * kept for part in parts]
+        kept: Array = self._largest.kept(bits, tile.start(self._columns))
+        return kept.reshape(parts[0].shape)
+
+    def _selected(
+        self, deltas: Sequence[Array], tile: Tile, choice: Choice | None = None
+    ) -> list[Array]:
+        parts = self._weighted(deltas)
+        kept = self._mask(parts, tile) if choice is None else choice.kept[0]
+        return parts if kept is None else [part * kept for part in parts]
 
     @np.errstate(all="ignore")
     def look(self, base: Array, deltas: Sequence[Array], tile: Tile) -> Any:  # noqa: ANN401, ARG002
@@ -118,14 +128,24 @@ class Sce:
         self._squares_left = False
 
     @np.errstate(all="ignore")
-    def combine(self, base: Array, deltas: Sequence[Array], tile: Tile) -> Array:
+    def choose(self, deltas: Sequence[Array], tile: Tile) -> Choice:
+        """Return what is selected, the same of all, and a_i."""
+        parts = self._weighted(deltas)
+        kept = self._mask(parts, tile)
+        chosen = parts if kept is None else [part * kept for part in parts]
+        return Choice([kept] * len(parts), agreeing(chosen, self._sign))
+
+    @np.errstate(all="ignore")
+    def combine(
+        self, base: Array, deltas: Sequence[Array], tile: Tile, choice: Choice | None = None
+    ) -> Array:
         """Return sum(a_i c_i d_i') / sum(a_i c_i) of a tile, 0 where none agrees."""
-        parts = self._selected(deltas, tile)
+        parts = self._selected(deltas, tile, choice)
+        given = None if choice is None else choice.agreeing
+        agreeing_parts = agreeing(parts, self._sign) if given is None else given
         result = np.zeros_like(base)
         divisor = np.zeros_like(base)
-        for part, agree, share in zip(
-            parts, agreeing(parts, self._sign), self._shares, strict=True
-        ):
+        for part, agree, share in zip(parts, agreeing_parts, self._shares, strict=True):
             scale = agree * base.dtype.type(share)
             result += part * scale
             divisor += scale

@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 
 from adreg.registry.merge.deltas.tile import Tile
+from adreg.registry.merge.methods.combination import Choice
 from adreg.registry.merge.methods.method import METHODS, Method
 from adreg.registry.tensors.arrays import Array
 
@@ -22,6 +23,8 @@ Solver = Callable[[Array], Array]
 
 class InSpan:
     """A merged delta c_0 W + sum(c_i w_i d_i), its coefficients known after one pass."""
+
+    measures = True
 
     def __init__(self, method: Method, weights: Sequence[float]) -> None:
         """Combine as many deltas as there are weights."""
@@ -60,8 +63,18 @@ class InSpan:
         self._coefficients[1:] *= self._weights
         self.passes_left = False
 
+    def choose(self, deltas: Sequence[Array], tile: Tile) -> Choice:  # noqa: ARG002
+        """Decide nothing of an element."""
+        return Choice([None] * len(deltas))
+
     @np.errstate(all="ignore")
-    def combine(self, base: Array, deltas: Sequence[Array], tile: Tile) -> Array:  # noqa: ARG002
+    def combine(
+        self,
+        base: Array,
+        deltas: Sequence[Array],
+        tile: Tile,  # noqa: ARG002
+        choice: Choice | None = None,  # noqa: ARG002
+    ) -> Array:
         """Return the coefficients' sum of a tile."""
         number = base.dtype.type
         first, *rest = self._coefficients

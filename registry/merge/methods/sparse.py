@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from adreg.registry.merge.deltas.tile import Tile
+from adreg.registry.merge.methods.combination import Choice
 from adreg.registry.merge.methods.masks import Everything, Mask
 from adreg.registry.merge.methods.method import Method, Sign
 from adreg.registry.merge.methods.signs import agreeing
@@ -42,7 +43,8 @@ class _Masked:
     def __init__(self, masks: Sequence[Mask], columns: int, *, rescale: bool) -> None:
         self._masks = masks
         self._columns = columns
-        self._norms_left = rescale and not all(isinstance(mask, Everything) for mask in masks)
+        self.measures = rescale and not all(isinstance(mask, Everything) for mask in masks)
+        self._norms_left = self.measures
         self._norms = np.zeros((len(masks), 2))  # of each delta: whole, and what is kept of it
         self.factors = np.ones(len(masks))
 
@@ -94,13 +96,15 @@ class _Masked:
             if mask.passes_left:
                 mask.close_pass()
 
-    def thinned(self, deltas: Sequence[Array], tile: Tile) -> list[Array]:
+    def kept(self, deltas: Sequence[Array], tile: Tile) -> list[Array | None]:
+        """Return m_i, None for all."""
+        return [mask.kept(delta, tile) for mask, delta in zip(self._masks, deltas, strict=True)]
+
+    @staticmethod
+    def thinned(deltas: Sequence[Array], masks: Sequence[Array | None]) -> list[Array]:
         """Return m_i d_i. A product, not a choice: what is not finite must not be dropped."""
-        thinned = []
-        for mask, delta in zip(self._masks, deltas, strict=True):
-            kept = mask.kept(delta, tile)
-            thinned.append(delta.copy() if kept is None else delta * kept)
-        return thinned
+        pairs = zip(deltas, masks, strict=True)
+        return [delta.copy() if mask is None else delta * mask for delta, mask in pairs]
 
 
 class MergekitSum(_Masked):
@@ -122,15 +126,31 @@ class MergekitSum(_Masked):
         self._normalize = method.normalize
         self._lambda = 1.0 if method.lambda_ is None else method.lambda_
 
+    def _parts(self, deltas: Sequence[Array], masks: Sequence[Array | None]) -> list[Array]:
+        parts = self.thinned(deltas, masks)
+        for part, weight, factor in zip(parts, self._weights, self.factors, strict=True):
+            np.multiply(part, part.dtype.type(factor), out=part)
+            np.multiply(part, part.dtype.type(weight), out=part)
+        return parts
+
     @np.errstate(all="ignore")
-    def combine(self, base: Array, deltas: Sequence[Array], tile: Tile) -> Array:
+    def choose(self, deltas: Sequence[Array], tile: Tile) -> Choice:
+        """Return m_i and a_i of a tile."""
+        kept = self.kept(deltas, tile)
+        if self._sign is None:
+            return Choice(kept)
+        return Choice(kept, agreeing(self._parts(deltas, kept), self._sign))
+
+    @np.errstate(all="ignore")
+    def combine(
+        self, base: Array, deltas: Sequence[Array], tile: Tile, choice: Choice | None = None
+    ) -> Array:
         """Return lambda sum(a_i d_i') / sum(a_i |w_i|) of a tile."""
         number = base.dtype.type
-        parts = self.thinned(deltas, tile)
-        for part, weight, factor in zip(parts, self._weights, self.factors, strict=True):
-            np.multiply(part, number(factor), out=part)
-            np.multiply(part, number(weight), out=part)
-        agree = None if self._sign is None else agreeing(parts, self._sign)
+        parts = self._parts(deltas, self.kept(deltas, tile) if choice is None else choice.kept)
+        agree: Sequence[Array] | None = None
+        if self._sign is not None:
+            agree = agreeing(parts, self._sign) if choice is None else choice.agreeing
         result = np.zeros_like(base)
         for position, part in enumerate(parts):
             result += part if agree is None else part * agree[position]
@@ -140,7 +160,7 @@ class MergekitSum(_Masked):
             result *= number(self._lambda)
         return result
 
-    def _divisor(self, agree: list[Array] | None, dtype: np.dtype[Any]) -> Array:
+    def _divisor(self, agree: Sequence[Array] | None, dtype: np.dtype[Any]) -> Array:
         if agree is None:
             total = sum(abs(weight) for weight in self._weights)
             return np.asarray(1 if total < _NO_WEIGHT else total, dtype)
@@ -169,15 +189,31 @@ class PeftSum(_Masked):
         self._sign = sign
         self._divisor = divisor
 
-    @np.errstate(all="ignore")
-    def combine(self, base: Array, deltas: Sequence[Array], tile: Tile) -> Array:
-        """Return sum(a_i w_i d_i'), where signs are elected over the number that agree."""
-        number = base.dtype.type
-        parts = self.thinned(deltas, tile)
+    def _parts(self, deltas: Sequence[Array], masks: Sequence[Array | None]) -> list[Array]:
+        parts = self.thinned(deltas, masks)
         if self._divisor != 1:
             for part in parts:
-                np.divide(part, number(self._divisor), out=part)
-        agree = None if self._sign is None else agreeing(parts, self._sign)
+                np.divide(part, part.dtype.type(self._divisor), out=part)
+        return parts
+
+    @np.errstate(all="ignore")
+    def choose(self, deltas: Sequence[Array], tile: Tile) -> Choice:
+        """Return m_i and a_i of a tile."""
+        kept = self.kept(deltas, tile)
+        if self._sign is None:
+            return Choice(kept)
+        return Choice(kept, agreeing(self._parts(deltas, kept), self._sign))
+
+    @np.errstate(all="ignore")
+    def combine(
+        self, base: Array, deltas: Sequence[Array], tile: Tile, choice: Choice | None = None
+    ) -> Array:
+        """Return sum(a_i w_i d_i'), where signs are elected over the number that agree."""
+        number = base.dtype.type
+        parts = self._parts(deltas, self.kept(deltas, tile) if choice is None else choice.kept)
+        agree: Sequence[Array] | None = None
+        if self._sign is not None:
+            agree = agreeing(parts, self._sign) if choice is None else choice.agreeing
         result = np.zeros_like(base)
         count = np.zeros_like(base)
         for position, (part, weight) in enumerate(zip(parts, self._weights, strict=True)):
