@@ -1,4 +1,4 @@
-"""Run whole processes and measure them: wall seconds, and peak memory by the system's account."""
+"""Run whole processes and measure them: seconds, and peak memory by the system's account."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Run:
-    """One finished process: wall seconds and peak resident MiB."""
+    """One finished process: wall seconds, peak resident MiB, CPU seconds of it and its children."""
 
     seconds: float
     peak: float
+    cpu: float
 
 
 def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> Run:
@@ -27,7 +28,7 @@ def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> Run:
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise subprocess.CalledProcessError(child.returncode, command)
-    return Run(seconds, usage.ru_maxrss / 1024)
+    return Run(seconds, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime)
 
 
 def in_turn(
@@ -44,6 +45,7 @@ def in_turn(
         name: Run(
             statistics.median(one.seconds for one in several),
             max(one.peak for one in several),
+            statistics.median(one.cpu for one in several),
         )
         for name, several in runs.items()
     }

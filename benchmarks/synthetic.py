@@ -2,8 +2,8 @@
 
     python benchmarks/synthetic.py SIZE FOLDER
 
-SIZE is one of SIZES. FOLDER/base and FOLDER/r16 (r=16 on all linear layers) and
-FOLDER/dora are made; those that exist stay. Seeded; nothing but numpy and adreg's own
+SIZE is one of SIZES. FOLDER/base and an adapter for each of ADAPTERS are made; those that
+exist stay. Seeded; nothing but numpy and adreg's own
 header writer, so a base of any size is written in constant memory.
 """
 
@@ -78,6 +78,8 @@ class Shape:
 SIZES: dict[str, Shape] = {
     "0.8GB": Shape(20, 1152, 4096, 18, 6, 32_000),
     "6.4GB": Shape(28, 3072, 8192, 24, 8, 128_256),
+    "15GB": Shape(32, 4096, 14336, 32, 8, 128_256),
+    "one tensor of 4GB": Shape(1, 2048, 1024, 16, 16, 1 << 20),
 }
 
 
@@ -111,25 +113,55 @@ def make_base(folder: Path, shape: Shape) -> None:
     (folder / "config.json").write_text(json.dumps(shape.config(), indent=2))
 
 
-def make_adapter(folder: Path, shape: Shape, rank: int, *, dora: bool) -> None:
-    """Write a float32 LoRA on all linear modules, as PEFT would save it."""
+@dataclass(frozen=True)
+class Kind:
+    """An adapter to make: its rank and seed, and whether it has DoRA's magnitudes.
+
+    ``targets``: a part of the names of the modules that it is on.
+    """
+
+    rank: int = 16
+    seed: int = 99
+    dora: bool = False
+    targets: str = ""
+    embedding: bool = False
+
+
+ADAPTERS: dict[str, Kind] = {
+    "r16": Kind(),
+    "dora": Kind(dora=True),
+    "attn64": Kind(rank=64, seed=98, targets="self_attn"),
+    "second": Kind(seed=97),
+    **{f"more{number}": Kind(seed=90 + number) for number in range(6)},
+    "embedding": Kind(targets="q_proj", embedding=True),
+}
+
+
+def make_adapter(folder: Path, shape: Shape, kind: Kind) -> None:
+    """Write a float32 LoRA, as PEFT would save it."""
     folder.mkdir(parents=True)
-    entries = []
+    entries, rank = [], kind.rank
+    linear = {name: sizes for name, sizes in shape.linear().items() if kind.targets in name}
+    if kind.embedding:
+        stem = "base_model.model.model.embed_tokens"
+        entries.append(Entry(f"{stem}.lora_embedding_A", "F32", (rank, shape.vocabulary)))
+        entries.append(Entry(f"{stem}.lora_embedding_B", "F32", (shape.hidden, rank)))
     for layer in range(shape.layers):
-        for name, (out, inner) in shape.linear().items():
+        for name, (out, inner) in linear.items():
             stem = f"base_model.model.model.layers.{layer}.{name}"
             entries.append(Entry(f"{stem}.lora_A.weight", "F32", (rank, inner)))
             entries.append(Entry(f"{stem}.lora_B.weight", "F32", (out, rank)))
-            if dora:
+            if kind.dora:
                 entries.append(Entry(f"{stem}.lora_magnitude_vector", "F32", (out,)))
-    write(folder / "adapter_model.safetensors", entries, 99, 0.02)
+    write(folder / "adapter_model.safetensors", entries, kind.seed, 0.02)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "r": rank,
         "lora_alpha": 2 * rank,
-        "use_dora": dora,
-        "target_modules": [name.rpartition(".")[2] for name in shape.linear()],
+        "use_dora": kind.dora,
+        "target_modules": [name.rpartition(".")[2] for name in linear]
+        + ["embed_tokens"] * kind.embedding,
         "base_model_name_or_path": None,
     }
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2))
@@ -140,9 +172,9 @@ def make(size: str, folder: Path) -> None:
     shape = SIZES[size]
     if not (folder / "base").exists():
         make_base(folder / "base", shape)
-    for name, dora in (("r16", False), ("dora", True)):
+    for name, kind in ADAPTERS.items():
         if not (folder / name).exists():
-            make_adapter(folder / name, shape, 16, dora=dora)
+            make_adapter(folder / name, shape, kind)
 
 
 if __name__ == "__main__":
