@@ -9,8 +9,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from hubserver import Hub
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `import factory`
 
@@ -31,6 +35,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("ADREG_HOME", str(folder))
     return folder
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    """Return a Hub on loopback that is this test's alone, with no user and no repo."""
+    from hubserver import Hub  # noqa: PLC0415  (a third of a second that few tests need)
+
+    with Hub(tmp_path / "hub-server") as server:
+        yield server
 
 
 @pytest.fixture

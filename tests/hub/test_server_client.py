@@ -41,7 +41,9 @@ def test_info(stocked: Hub, tmp_path: Path) -> None:
 
     assert [stocked.head("alice/a"), "alice", False, False] == [sha, author, private, gated]
     assert ["mit", "org/base", True] == [licence, base, dated]
-    assert {"peft", "safetensors", "lora", "base_model:adapter:org/base", "license:mit"} <= set(tags)
+    assert {"peft", "safetensors", "lora", "base_model:adapter:org/base", "license:mit"} <= set(
+        tags
+    )
     large = FILES["adapter_model.safetensors"]
     assert [len(large), hashlib.sha256(large).hexdigest()] == [
         files["adapter_model.safetensors"][0],
@@ -80,10 +82,11 @@ def test_create_commit(tmp_path: Path, xet: bool) -> None:
         code = """
         api.create_repo("alice/a")
         add = lambda path, data: CommitOperationAdd(path, data)
-        first = api.create_commit("alice/a", [add("w.safetensors", b"w" * 70000), add("c.json", b"1"),
+        w = b"w" * 70000
+        first = api.create_commit("alice/a", [add("w.safetensors", w), add("c.json", b"1"),
             add("d/x.txt", b"x"), add("d/y.txt", b"y")], commit_message="one")
         second = api.create_commit("alice/a", [add("c.json", b"2"), CommitOperationDelete("d/"),
-            CommitOperationCopy("w.safetensors", "v.safetensors"), add("u.safetensors", b"w" * 70000)],
+            CommitOperationCopy("w.safetensors", "v.safetensors"), add("u.safetensors", w)],
             commit_message="two", commit_description="why", parent_commit=first.oid)
         third = api.create_commit("alice/a", [add("c.json", b"2")], commit_message="no change")
         try:
@@ -134,7 +137,7 @@ def test_multipart(tmp_path: Path) -> None:
 
 
 def test_tree_and_paths(stocked: Hub, tmp_path: Path) -> None:
-    """The tree is listed flat, deep and below a folder, with pages; paths tell their last commit."""
+    """The tree is listed flat, deep and below a folder, in pages; paths tell their last commit."""
     many = {f"many/{index:04}.txt": b"" for index in range(1100)}
     stocked.commit("alice/a", many, "Many")
     code = """
@@ -204,7 +207,7 @@ def test_branches_tags_and_pull_requests(stocked: Hub, tmp_path: Path) -> None:
 
 
 def test_lists(hub: Hub, tmp_path: Path) -> None:
-    """list_models finds by author, words, base and tags, through pages, and hides what is private."""
+    """list_models finds by author, words, base and tags, in pages; private ones are hidden."""
     for index in range(5):
         hub.create_repo(f"org/adapter-{index}")
         hub.commit(f"org/adapter-{index}", {"README.md": CARD, "adapter_config.json": b'{"r": 1}'})
@@ -215,7 +218,8 @@ def test_lists(hub: Hub, tmp_path: Path) -> None:
     code = """
     ids = lambda **k: sorted(m.id for m in api.list_models(**k))
     answer = [ids(author="org", token=False), ids(author="org"), ids(search="OTHER"),
-        ids(filter="base_model:adapter:org/base", token=False), ids(filter=["lora", "peft"], limit=2),
+        ids(filter="base_model:adapter:org/base", token=False),
+        ids(filter=["lora", "peft"], limit=2),
         [m.sha for m in api.list_models(author="else", expand=["sha"])]]
     """
     anonymous, all_of, word, adapters, two, shas = python(hub, tmp_path / "home", code, "hf_alice")
@@ -301,16 +305,17 @@ def test_who_may(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_cards(hub: Hub, tmp_path: Path) -> None:
-    """A card whose base model is a path, or whose licence nobody knows, is refused; nothing changes."""
+    """A card with a path as base model, or an unknown licence, is refused; nothing changes."""
     hub.add_user("alice", "hf_alice")
     hub.create_repo("alice/a")
     head = hub.head("alice/a")
     code = """
     answer = []
-    for head in ["base_model: ./local/base", "license: my-own", "base_model: [/tmp/x]", "a: [", "license: mit"]:
+    for head in ["base_model: ./local/base", "license: my-own", "base_model: [/tmp/x]", "a: [",
+        "license: mit"]:
         try:
-            api.upload_file(path_or_fileobj=f"---\\n{head}\\n---\\n".encode(), path_in_repo="README.md",
-                repo_id="alice/a")
+            card = f"---\\n{head}\\n---\\n".encode()
+            api.upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id="alice/a")
             answer.append("")
         except ValueError as error:
             answer.append(str(error))

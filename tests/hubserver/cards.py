@@ -17,12 +17,13 @@ LICENCES = frozenset(
     cdla-permissive-1.0 cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1
     eupl-1.2 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 isc h-research intel-research
     lppl-1.3c ms-pl apple-ascl apple-amlr mpl-2.0 odc-by odbl openmdw-1.0 openrail++ osl-3.0
-    postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr deepfloyd-if-license fair-noncommercial-research-license
-    llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 grok2-community gemma unknown other""".split()
+    postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr deepfloyd-if-license
+    fair-noncommercial-research-license llama2 llama3 llama3.1 llama3.2 llama3.3 llama4
+    grok2-community gemma unknown other""".split()  # noqa: SIM905  (a list would be 80 lines)
 )
 RELATIONS = "adapter", "merge", "quantized", "finetune"
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_HEAD = re.compile(r"\A﻿?---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+_HEAD = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 
 
 def card_data(readme: str) -> dict[str, Any]:
@@ -48,29 +49,41 @@ def judge(readme: str) -> tuple[list[str], list[str]]:
     except ValueError as error:
         return [str(error)], []
     warnings = [] if data else ["empty or missing yaml metadata in repo card"]
+    return [*_base_errors(data.get("base_model", [])), *_other_errors(data)], warnings
+
+
+def _base_errors(bases: object) -> list[str]:
+    """Return what is wrong with the base models."""
+    named = enumerate(bases) if isinstance(bases, list) else [(None, bases)]
+    return [
+        f'"base_model{"" if index is None else f"[{index}]"}" with value "{base}" is not valid. '
+        "Use a model id from https://hf.co/models."
+        for index, base in named
+        if not isinstance(base, str) or not _is_model_id(base)
+    ]
+
+
+def _other_errors(data: dict[str, Any]) -> list[str]:
+    """Return what is wrong with the rest of the metadata."""
     errors = []
-    bases = data.get("base_model", [])
-    for index, base in enumerate(bases if isinstance(bases, list) else [bases]):
-        if not isinstance(base, str) or not _is_model_id(base):
-            name = f"base_model[{index}]" if isinstance(bases, list) else "base_model"
-            errors.append(
-                f'"{name}" with value "{base}" is not valid. '
-                "Use a model id from https://hf.co/models."
-            )
     licences = data.get("license", [])
-    for licence in licences if isinstance(licences, list) else [licences]:
-        if licence not in LICENCES:
-            errors.append(f'"license" must be one of [{", ".join(sorted(LICENCES))}]')
+    licences = licences if isinstance(licences, list) else [licences]
+    if not {str(name) for name in licences} <= LICENCES:
+        errors.append(f'"license" must be one of [{", ".join(sorted(LICENCES))}]')
     if data.get("base_model_relation", "adapter") not in RELATIONS:
         errors.append(f'"base_model_relation" must be one of [{", ".join(RELATIONS)}]')
-    for name in "tags", "datasets":
-        value = data.get(name, [])
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            errors.append(f'"{name}" must be an array of strings')
-    for name in "library_name", "pipeline_tag", "license_name", "license_link":
-        if name in data and not isinstance(data[name], str):
-            errors.append(f'"{name}" must be a string')
-    return errors, warnings
+    errors += [
+        f'"{name}" must be an array of strings'
+        for name in ("tags", "datasets")
+        if not isinstance(data.get(name, []), list)
+        or not all(isinstance(item, str) for item in data.get(name, []))
+    ]
+    errors += [
+        f'"{name}" must be a string'
+        for name in ("library_name", "pipeline_tag", "license_name", "license_link")
+        if not isinstance(data.get(name, ""), str)
+    ]
+    return errors
 
 
 def tags_of(data: dict[str, Any], names: list[str], *, has_peft: bool) -> list[str]:

@@ -120,7 +120,9 @@ def _lfs(entry: Entry) -> dict[str, Any]:
     """Return what is said of large files only."""
     if not entry.lfs:
         return {}
-    return {"lfs": {"oid": entry.sha256, "size": entry.size, "pointerSize": 120 + len(str(entry.size))}}
+    return {
+        "lfs": {"oid": entry.sha256, "size": entry.size, "pointerSize": 120 + len(str(entry.size))}
+    }
 
 
 def _json_file(state: State, commit: Commit, path: str) -> dict[str, Any]:

@@ -38,24 +38,28 @@ class Hub:
         """What was asked, in order; `clear()` it as you like."""
         self.faults: list[Fault] = []
         """What goes wrong; see `Fault`."""
+        self.root = root
         self._repos = Repos(root)
         self._users = Users()
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.endpoint = _address(self._socket)
         self._cdn_socket = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.cdn = _address(self._cdn_socket)
         store = Xet(root / "xet", self._repos.objects) if xet else None
-        state = State(self._repos, self._users, self.endpoint, _address(self._cdn_socket), store, multipart)
+        state = State(self._repos, self._users, self.endpoint, self.cdn, store, multipart)
         app = Recorder(Weather(application(state), self.faults, self._race), self.requests)
         config = uvicorn.Config(
             app, http=Protocol, ws="none", lifespan="off", loop="asyncio", log_config=None
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [self._socket, self._cdn_socket]}, daemon=True
+            target=self._server.run,
+            kwargs={"sockets": [self._socket, self._cdn_socket]},
+            daemon=True,
         )
         self._thread.start()
 
-    def __enter__(self) -> Hub:
+    def __enter__(self) -> Hub:  # noqa: PYI034  (Self is Python 3.11's)
         """Return the Hub."""
         return self
 
@@ -75,15 +79,15 @@ class Hub:
         self._socket.close()
         self._cdn_socket.close()
 
-    def add_user(self, name: str, token: str, write: bool = True) -> None:  # noqa: FBT001, FBT002
+    def add_user(self, name: str, token: str, write: bool = True) -> None:  # noqa: FBT002
         """Let a token in. A namespace that is no user's name is an organisation of all users."""
         self._users.add(User(name, token, write))
 
     def create_repo(
         self,
         repo_id: str,
-        private: bool = False,  # noqa: FBT001, FBT002
-        gated: bool | str = False,  # noqa: FBT001, FBT002
+        private: bool = False,  # noqa: FBT002
+        gated: bool | str = False,  # noqa: FBT002
         repo_type: str = "model",
     ) -> str:
         """Make a repo, with .gitattributes in it as the Hub does; return its first commit."""

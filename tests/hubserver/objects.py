@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -91,7 +90,7 @@ class ObjectWriter:
         self._sha256 = hashlib.sha256()
         self.size = 0
 
-    def __enter__(self) -> ObjectWriter:
+    def __enter__(self) -> ObjectWriter:  # noqa: PYI034  (Self is Python 3.11's)
         """Return the writer."""
         return self
 
@@ -116,7 +115,7 @@ class ObjectWriter:
         self._file.close()
         target = self._objects.path(self.sha256)
         target.parent.mkdir(exist_ok=True)
-        os.replace(self._path, target)
+        self._path.replace(target)
         return self.sha256, self.size
 
 

@@ -149,7 +149,11 @@ async def refs(request: Request) -> Response:
 
     def said(start: str, named: dict[str, str]) -> list[dict[str, str]]:
         return [
-            {"name": name if start != "refs/pr/" else start + name, "ref": start + name, "targetCommit": oid}
+            {
+                "name": name if start != "refs/pr/" else start + name,
+                "ref": start + name,
+                "targetCommit": oid,
+            }
             for name, oid in named.items()
         ]
 
@@ -166,9 +170,7 @@ async def refs(request: Request) -> Response:
 async def commits(request: Request) -> Response:
     """GET /api/models/R/commits/REV, the newest first."""
     repo = readable(request)
-    found = [
-        describing.commit_said(commit) for commit in repo.history(revision_of(request, repo))
-    ]
+    found = [describing.commit_said(commit) for commit in repo.history(revision_of(request, repo))]
     return page(request, list(found), min(int(request.query_params.get("limit", "50")), PAGE))
 
 

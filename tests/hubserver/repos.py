@@ -29,9 +29,7 @@ GITATTRIBUTES = "".join(
 
 def is_large(path: str, size: int, sample: bytes = b"") -> bool:
     """Return whether the Hub wants a file as LFS: by its name, its size, or as binary."""
-    return bool(size) and (
-        bool(_LARGE_KINDS.search(path)) or size > LARGE or b"\0" in sample[:512]
-    )
+    return bool(size) and (bool(_LARGE_KINDS.search(path)) or size > LARGE or b"\0" in sample[:512])
 
 
 @dataclass(frozen=True)
@@ -181,7 +179,8 @@ def _commit(oid: str, body: Mapping[str, object]) -> Commit:
     fields = dict(body)
     files = fields.pop("files")
     assert isinstance(files, dict)
-    return Commit(oid, files={path: Entry(**entry) for path, entry in files.items()}, **fields)  # type: ignore[arg-type]
+    entries = {path: Entry(**entry) for path, entry in files.items()}
+    return Commit(oid, files=entries, **fields)  # type: ignore[arg-type]
 
 
 def _load(folder: Path) -> Repo:

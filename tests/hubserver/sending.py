@@ -30,7 +30,9 @@ class FileAnswer(Response):
         wanted = _RANGE.fullmatch(request.headers.get("range", ""))
         if request.headers.get("if-none-match") == quoted:
             status, self._end = 304, 0
-        elif wanted and wanted[0] != "bytes=-" and request.headers.get("if-range", quoted) == quoted:
+        elif (
+            wanted and wanted[0] != "bytes=-" and request.headers.get("if-range", quoted) == quoted
+        ):
             status = 206
             self._start, self._end = _bounds(wanted[1], wanted[2], size)
             extra["Content-Range"] = f"bytes {self._start}-{self._end - 1}/{size}"
@@ -53,9 +55,7 @@ class FileAnswer(Response):
                 while left > 0:
                     piece = file.read(min(PIECE, left))
                     left -= len(piece)
-                    await send(
-                        {"type": "http.response.body", "body": piece, "more_body": left > 0}
-                    )
+                    await send({"type": "http.response.body", "body": piece, "more_body": left > 0})
         else:
             await send({"type": "http.response.body", "body": b""})
 

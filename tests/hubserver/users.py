@@ -94,7 +94,5 @@ class Users:
             message = f"Forbidden: your token has no write role: cannot {what} {namespace}"
             raise Refusal(403, message)
         if not self.owns(user, namespace):
-            raise Refusal(
-                403, f"You don't have the rights to {what} the namespace {namespace!r}"
-            )
+            raise Refusal(403, f"You don't have the rights to {what} the namespace {namespace!r}")
         return user

@@ -58,7 +58,9 @@ class Recorder:
             return
         raw = scope["raw_path"].decode("ascii")
         query = scope["query_string"].decode("ascii")
-        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
+        headers = {
+            key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]
+        }
         entry = Request(scope["method"], f"{raw}?{query}" if query else raw, headers)
         self._requests.append(entry)
         scope["path"] = raw

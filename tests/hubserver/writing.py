@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from typing import Any
 
@@ -30,7 +30,11 @@ async def create(request: Request) -> Response:
     namespace, name = body.get("organization") or user.name, body["name"]
     state.users.check_write(request, namespace, "create a model under")
     if not _NAME.fullmatch(name) or name.endswith(".git"):
-        raise Refusal(400, f"Invalid repo name: {namespace}/{name} - repo name includes an illegal character or form")
+        raise Refusal(
+            400,
+            f"Invalid repo name: {namespace}/{name} - repo name includes an illegal character "
+            "or form",
+        )
     kind = body.get("type") or "model"
     private = body.get("visibility") == "private" or bool(body.get("private"))
     prefix = "" if kind == "model" else f"{kind}s/"
@@ -199,33 +203,14 @@ def _changed(state: State, head: Commit, lines: list[dict[str, Any]]) -> Mapping
     """Return the files after the changes that a commit asks for."""
     files = dict(head.files)
     for line in lines:
-        key, value = line["key"], line["value"]
-        if key == "header":
+        if line["key"] == "header":
             continue
-        path = value["path"].removesuffix("/") if key == "deletedFolder" else value["path"]
+        change = _CHANGES.get(line["key"])
+        if change is None:
+            raise Refusal(400, f"{line['key']}: unknown operation")
+        path = line["value"]["path"].removesuffix("/" if line["key"] == "deletedFolder" else "")
         _check_path(path)
-        if key == "file":
-            content = value["content"]
-            encoded = value.get("encoding", "utf-8") == "base64"
-            data = base64.b64decode(content) if encoded else content.encode()
-            files[path] = state.repos.objects.entry(state.repos.objects.put(data)[0], lfs=False)
-            if path == "README.md":
-                _check_card(data)
-        elif key == "lfsFile":
-            _check_uploaded(state, path, value)
-            files[path] = state.repos.objects.entry(value["oid"], lfs=True)
-        elif key == "deletedFile":
-            if files.pop(path, None) is None:
-                raise Refusal(400, f"{path} does not exist: cannot delete it", "EntryNotFound")
-        elif key == "deletedFolder":
-            folder = path + "/"
-            gone = [name for name in files if name.startswith(folder)]
-            if not gone:
-                raise Refusal(400, f"{path} does not exist: cannot delete it", "EntryNotFound")
-            for name in gone:
-                del files[name]
-        else:
-            raise Refusal(400, f"{key}: unknown operation")
+        change(state, files, path, line["value"])
     for path in files:
         above = path.split("/")[:-1]
         if any("/".join(above[: depth + 1]) in files for depth in range(len(above))):
@@ -233,11 +218,54 @@ def _changed(state: State, head: Commit, lines: list[dict[str, Any]]) -> Mapping
     return files
 
 
+def _add(state: State, files: dict[str, Entry], path: str, value: dict[str, Any]) -> None:
+    """Put a regular file, whose bytes came with the commit."""
+    content = value["content"]
+    encoded = value.get("encoding", "utf-8") == "base64"
+    data = base64.b64decode(content) if encoded else content.encode()
+    if path == "README.md":
+        _check_card(data)
+    files[path] = state.repos.objects.entry(state.repos.objects.put(data)[0], lfs=False)
+
+
+def _add_large(state: State, files: dict[str, Entry], path: str, value: dict[str, Any]) -> None:
+    """Put a large file, whose bytes came before."""
+    _check_uploaded(state, path, value)
+    files[path] = state.repos.objects.entry(value["oid"], lfs=True)
+
+
+def _delete(_state: State, files: dict[str, Entry], path: str, _value: dict[str, Any]) -> None:
+    """Drop a file."""
+    if files.pop(path, None) is None:
+        raise Refusal(400, f"{path} does not exist: cannot delete it", "EntryNotFound")
+
+
+def _delete_all(_state: State, files: dict[str, Entry], path: str, _value: dict[str, Any]) -> None:
+    """Drop a folder."""
+    gone = [name for name in files if name.startswith(f"{path}/")]
+    if not gone:
+        raise Refusal(400, f"{path} does not exist: cannot delete it", "EntryNotFound")
+    for name in gone:
+        del files[name]
+
+
+_CHANGES: Mapping[str, Callable[[State, dict[str, Entry], str, dict[str, Any]], None]] = {
+    "file": _add,
+    "lfsFile": _add_large,
+    "deletedFile": _delete,
+    "deletedFolder": _delete_all,
+}
+
+
 def _check_uploaded(state: State, path: str, value: dict[str, Any]) -> None:
     """Refuse a large file whose bytes did not arrive, by LFS or by Xet."""
     sha256 = value["oid"]
     if sha256 not in state.repos.objects and not (state.xet and state.xet.adopt(sha256)):
-        raise Refusal(400, f"Your push was rejected because an LFS pointer pointed to a file that does not exist: {path} - {sha256}")
+        raise Refusal(
+            400,
+            "Your push was rejected because an LFS pointer pointed to a file that does not exist: "
+            f"{path} - {sha256}",
+        )
     size = state.repos.objects.path(sha256).stat().st_size
     if value.get("size", size) != size:
         raise Refusal(400, f"{path}: size {value['size']} is not that of the object, {size}")

@@ -63,7 +63,7 @@ class Xet:
 
     def adopt(self, sha256: str) -> bool:
         """Copy a file that came by Xet to the objects; return whether it was there."""
-        from hf_xet import XetFileInfo  # noqa: PLC0415
+        from hf_xet import XetFileInfo  # type: ignore[import-untyped]  # noqa: PLC0415
 
         with self._lock:
             for client in reversed(self._clients):
@@ -93,7 +93,7 @@ class Xet:
 
 def _shards(store: Path) -> dict[str, tuple[str, int]]:
     """Return Xet hash and size of all files of a store, by sha256."""
-    found = {}
+    found: dict[str, tuple[str, int]] = {}
     for path in (store / _INSIDE / "shards").glob("*.mdb"):
         found |= read_shard(path.read_bytes())
     return found

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import factory
 import pytest
-from huggingface_hub import constants
 from hubserver import Hub
+from huggingface_hub import constants
 from running import Adreg, Ran
 
 from adreg.cli.main import main
@@ -29,7 +29,7 @@ tags:
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a tiny llama."""
-    return factory.make_base("llama", tmp_path_factory.mktemp("base"))
+    return factory.make_base(tmp_path_factory.mktemp("base") / "llama")
 
 
 @pytest.fixture(scope="session")
