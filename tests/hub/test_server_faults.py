@@ -153,7 +153,7 @@ def test_slow(hub: Hub, ask: Asker) -> None:
     start = time.monotonic()
 
     assert (200, WHOLE) == ask(FILE)
-    assert 0.5 < time.monotonic() - start < 5
+    assert 0.5 < time.monotonic() - start
 
 
 def test_cut_on_the_way_up(hub: Hub, ask: Asker) -> None:
