@@ -41,6 +41,11 @@ class Settings:
         return self.home / "store"
 
     @property
+    def downloads(self) -> Path:
+        """The folder of what is coming from the Hub, and of what came and was not taken in."""
+        return self.home / "downloads"
+
+    @property
     def models(self) -> Path:
         """The folder for merged models that were given no output folder."""
         return self.home / "models"

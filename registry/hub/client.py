@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, urljoin, urlsplit
 
-from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub import constants, get_token
 from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported lazily
     get_session,
@@ -29,6 +29,9 @@ from adreg.registry.errors import (
 from adreg.registry.hub import translation
 from adreg.registry.hub.answers import Entry, RepoInfo, read_info, read_tree
 from adreg.registry.names import check_name
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 Response = Any  # httpx.Response, whichever httpx it is
 
@@ -73,7 +76,7 @@ class HubClient:
         *,
         offline: bool | None = None,
         backoff: Backoff | None = None,
-        sleep: Callable[[float], object] = time.sleep,
+        sleep: Callable[[float], object] | None = None,
     ) -> None:
         """Take the endpoint, the token and the mode of the environment, unless they are given.
 
@@ -86,7 +89,7 @@ class HubClient:
         self._given = token
         self.offline = constants.HF_HUB_OFFLINE if offline is None else offline
         self.backoff = backoff or Backoff()
-        self._sleep = sleep
+        self._sleep = sleep or time.sleep
 
     @property
     def token(self) -> str | None:
@@ -98,6 +101,9 @@ class HubClient:
     @property
     def api(self) -> HfApi:
         """huggingface_hub's own client with the same endpoint and token; see ``guarded``."""
+        # A fifth of a second to import, which a pull does without.
+        from huggingface_hub import HfApi  # noqa: PLC0415
+
         # False, or it would look for a token itself.
         token = self.token or False
         return HfApi(self.endpoint, token, "adreg", version("adreg"))

@@ -1,9 +1,14 @@
 """Files of the Hub, each hashed while it streams, and kept across processes until it is whole.
 
-In ``DOWNLOADS/OWNER--REPO/`` lie ``KEY.part``, what has come of a file, ``KEY.etag``, what
-its server calls it, and ``KEY``, a file that is whole. ``KEY`` is the file's digest on the
-Hub: SHA-256 of what LFS or Xet hold, else git's blob id. huggingface_hub itself does
-neither: its temporary names are new in each process, and it compares sizes only.
+    models--OWNER--REPO/blobs/KEY.part   what has come of a file
+    models--OWNER--REPO/blobs/KEY.etag   what its server calls it
+    models--OWNER--REPO/blobs/KEY        a file that is whole
+    models--OWNER--REPO/snapshots/ID/    an adapter as links to those, while it is taken in
+
+The shape of the Hugging Face cache, from which links may lead out of an adapter's folder.
+``KEY`` is the file's digest on the Hub: SHA-256 of what LFS or Xet hold, else git's blob
+id. huggingface_hub 2.4 itself does neither (file_download.py): its temporary names are
+new in each process, and it compares sizes only.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ import hashlib
 import os
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -22,7 +28,7 @@ from uuid import uuid4
 from filelock import FileLock
 
 from adreg.registry.digest import PIECE
-from adreg.registry.durable import copy_file, fsync_folder, write_error
+from adreg.registry.durable import copy_file, write_error
 from adreg.registry.errors import (
     HubBusy,
     HubConflict,
@@ -39,10 +45,13 @@ _WRONG_TRIES = 3
 _LARGE = 8 << 20
 """A file of at least so many bytes is hashed by a thread of its own."""
 
+_HASHED, _WAITING = 1 << 18, 16
+"""Bytes that are hashed together, and how many such may wait for it."""
+
 _KEPT_FOR = 30 * 24 * 3600.0
 """Seconds after which what nobody asked for again is removed."""
 
-_VIEW = "view-"
+_BLOBS, _VIEWS = "blobs", "snapshots"
 
 
 def key_of(entry: Entry) -> str:
@@ -80,7 +89,8 @@ class Downloads:
 
     def __init__(self, folder: Path) -> None:
         """Take the folder, of which the caller holds the lock."""
-        self.folder = folder
+        self._views = folder / _VIEWS
+        self.folder = folder / _BLOBS
         self.fetched = 0
         """Bytes that came over the network, from when this was made."""
 
@@ -92,9 +102,10 @@ class Downloads:
         What processes that were killed left is kept, but for what is a month old.
         Raises WriteFailed or DiskFull.
         """
-        folder = root / repo.replace("/", "--")
+        folder = root / f"models--{repo.replace('/', '--')}"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            for name in (_BLOBS, _VIEWS):
+                (folder / name).mkdir(parents=True, exist_ok=True)
             lock = FileLock(root / f"{folder.name}.lock")
             lock.acquire()
         except OSError as error:
@@ -133,7 +144,6 @@ class Downloads:
             part = _Part(self.folder, entry, advance)
             with part:
                 self._fill(client, file_path(repo, commit, entry.path), repo, part)
-            fsync_folder(self.folder)
         except HubNotFound as error:
             raise HubConflict(
                 repo,
@@ -182,10 +192,13 @@ class Downloads:
             if status == 200 and part.size:
                 part.restart()
             part.remember(response.headers)
-            for piece in response.iter_raw():
-                self.fetched += len(piece)
-                if not part.append(piece):
-                    break
+            try:
+                for piece in response.iter_raw():
+                    self.fetched += len(piece)
+                    if not part.append(piece):
+                        break
+            finally:
+                part.settle()
         if part.size < part.entry.size:
             raise HubBusy(target, f"it ended after {part.size:,} of {part.entry.size:,} bytes")
 
@@ -202,16 +215,16 @@ class Downloads:
 
         Raises WriteFailed or DiskFull.
         """
-        aside = self.folder / f"{_VIEW}{uuid4().hex[:12]}"
+        aside = self._views / uuid4().hex
         folder = aside / called
         try:
             folder.mkdir(parents=True)
             for name, path in files.items():
                 place = folder / name
                 place.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    os.link(path, place)
-                except OSError:  # another disk, or one without links
+                if path.parent == self.folder:
+                    place.symlink_to(os.path.relpath(path, place.parent))
+                else:  # a link into the store would lead out of here
                     copy_file(path, place, name)
         except OSError as error:
             shutil.rmtree(aside, ignore_errors=True)
@@ -239,8 +252,8 @@ class _Part:
         self._advance = advance
         self._hash = new_hash(entry)
         self._pool = ThreadPoolExecutor(1) if entry.size >= _LARGE else None
-        self._waiting: list[Future[None]] = []
-        self._pending: list[bytes] = []
+        self._waiting: deque[Future[None]] = deque()
+        self._pending: list[memoryview] = []
         self._held = 0
         self._told = 0
 
@@ -264,15 +277,35 @@ class _Part:
         self._file.close()
 
     def append(self, piece: bytes) -> bool:
-        """Write and hash what came; False, and the rest dropped, once it is more than the file."""
+        """Write what came; False, and the rest dropped, once it is more than the file."""
         fits = self.entry.size - self.size
         kept = piece if len(piece) <= fits else piece[:fits]
         view = memoryview(kept)
         while view:
-            view = view[self._file.write(view) :]
-        self._digest(kept)
-        self._add(len(kept))
+            done = self._file.write(view)
+            self._add(done)
+            self._pending.append(view[:done])
+            view = view[done:]
+        self._held += len(kept)
+        if self._held >= _HASHED:
+            self._hand_over()
         return len(piece) <= fits
+
+    def settle(self) -> None:
+        """Wait until all that was written is hashed."""
+        self._hand_over()
+        while self._waiting:
+            self._waiting.popleft().result()
+
+    def _hand_over(self) -> None:
+        # Joined: each call that lets go of the interpreter's lock has to wait for it again.
+        data, self._pending, self._held = b"".join(self._pending), [], 0
+        if self._pool is None:
+            self._hash.update(data)
+            return
+        self._waiting.append(self._pool.submit(self._hash.update, data))
+        while len(self._waiting) > _WAITING:
+            self._waiting.popleft().result()
 
     def range_headers(self) -> dict[str, str]:
         """Return what asks for the rest, and for all if the server has another file by now."""
@@ -294,20 +327,20 @@ class _Part:
 
     def restart(self) -> None:
         """Forget all that came."""
-        self._settle()
         self._file.truncate(0)
         self._hash, self.size = new_hash(self.entry), 0
         self._etag.unlink(missing_ok=True)
 
     def is_right(self) -> bool:
         """Tell whether all is there and has the digest that the Hub promised."""
-        self._settle()
         wanted = self.entry.sha256 or self.entry.git_sha1
         return self.size == self.entry.size and self._hash.hexdigest() == wanted
 
     def finish(self) -> None:
-        """Make the file durable under its name. Raises OSError."""
-        os.fsync(self._file.fileno())
+        """Give the file its name. Raises OSError.
+
+        Not fsynced: what is found here later is hashed again before it is used.
+        """
         self._path.rename(self._path.with_suffix(""))
         self._etag.unlink(missing_ok=True)
 
@@ -316,38 +349,11 @@ class _Part:
         self._path.unlink(missing_ok=True)
         self._etag.unlink(missing_ok=True)
 
-    def _digest(self, data: bytes) -> None:
-        if self._pool is None:
-            self._hash.update(data)
-            return
-        self._pending.append(data)
-        self._held += len(data)
-        if self._held >= PIECE:
-            self._hand_over(self._pool)
-
-    def _hand_over(self, pool: ThreadPoolExecutor) -> None:
-        pieces, self._pending, self._held = self._pending, [], 0
-        digest = self._hash
-        self._waiting.append(pool.submit(_update, digest, pieces))
-        while len(self._waiting) > 8:
-            self._waiting.pop(0).result()
-
-    def _settle(self) -> None:
-        if self._pool is not None:
-            self._hand_over(self._pool)
-            while self._waiting:
-                self._waiting.pop(0).result()
-
     def _add(self, count: int) -> None:
         self.size += count
         if self.size > self._told:  # after a restart the same bytes come again
             self._advance(self.size - self._told)
             self._told = self.size
-
-
-def _update(digest: Any, pieces: list[bytes]) -> None:  # noqa: ANN401  # as ``new_hash``
-    for piece in pieces:
-        digest.update(piece)
 
 
 def _begin(headers: Mapping[str, str]) -> int | None:
@@ -357,10 +363,10 @@ def _begin(headers: Mapping[str, str]) -> int | None:
 
 
 def _sweep(root: Path, folder: Path) -> None:
-    for view in folder.glob(f"{_VIEW}*"):
+    for view in (folder / _VIEWS).iterdir():
         shutil.rmtree(view, ignore_errors=True)
     oldest = time.time() - _KEPT_FOR
-    for path in root.glob("*/*"):
+    for path in root.glob(f"*/{_BLOBS}/*"):
         with suppress(OSError):  # another process may have been faster
             if path.is_file() and path.stat().st_mtime < oldest:
                 path.unlink()

@@ -81,7 +81,7 @@ def select(target: str, entries: Iterable[Entry], folder: str, *, convert_pickle
     Raises HubError for names that must not be written, HubNotFound without weights,
     PickleRefused when they are a pickle that was not asked for.
     """
-    check_names(target, entries)
+    _check_names(target, entries)
     start = f"{folder}/" if folder else ""
     inside = {e.path.removeprefix(start): e for e in entries if e.path.startswith(start)}
     files = {
@@ -105,20 +105,24 @@ def select(target: str, entries: Iterable[Entry], folder: str, *, convert_pickle
             advice = "It may be in another revision: look at its page on the Hub."
             raise HubNotFound(target, f"it has an {CONFIG} but no {WEIGHTS}", advice)
         files |= {name: inside[name] for name in others}
+    _check_case(target, files)
     return Selected(folder, files)
 
 
-def check_names(target: str, entries: Iterable[Entry]) -> None:
-    """Raise HubError for a repository with a name that leads out of it, or two that are one."""
-    seen: dict[str, str] = {}
+def _check_names(target: str, entries: Iterable[Entry]) -> None:
     for entry in entries:
         parts = entry.path.split("/")
         if not entry.path.isprintable() or "\\" in entry.path or {"", ".", ".."} & {*parts}:
             advice = "Do not use this repository; tell its owner or the Hub."
             raise HubError(target, f"its file name {entry.path!r} leads out of the folder", advice)
-        other = seen.setdefault(entry.path.casefold(), entry.path)
-        if other != entry.path and any(fnmatchcase(_name(entry), pattern) for pattern in KEPT):
-            reason = f"its file names {other!r} and {entry.path!r} differ in case alone"
+
+
+def _check_case(target: str, names: Iterable[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in sorted(names):
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            reason = f"its file names {other!r} and {name!r} differ in case alone"
             raise HubError(target, reason, "They are one file on some systems: ask its owner.")
 
 

@@ -41,12 +41,12 @@ def of_response(  # noqa: PLR0913  # the parts of an answer, and of who asked
     said = message(headers, body)
     mind = f" ({said})" if said else ""
     if code == "GatedRepo":
-        page = f"{endpoint}/{target.partition('@')[0]}"
+        page = f"{endpoint}/{_repo(target)}"
         advice = f"Accept its terms at {page}" + ("." if with_token else f", then {_LOG_IN}.")
         return HubNoAccess(target, "it is gated: its owner gives access", advice, status)
     if code in {"RevisionNotFound", "EntryNotFound"}:
         kind, what = _MISSING[code]
-        advice = f"Look at its page on the Hub: {endpoint}/{target.partition('@')[0]}"
+        advice = f"Look at its page on the Hub: {endpoint}/{_repo(target)}"
         return kind(target, f"there is no such {what}", advice, status)
     if status == 401 and headers.get("X-Error-Message") == _BAD_TOKEN:
         advice = f"Get a new one at {endpoint}/settings/tokens, then {_LOG_IN}."
@@ -65,6 +65,11 @@ _MISSING = {
     "RevisionNotFound": (UnknownRevision, "revision"),
     "EntryNotFound": (UnknownFile, "file"),
 }
+
+
+def _repo(target: str) -> str:
+    """Return ``OWNER/REPO`` of a target, which may be a revision or a file of one."""
+    return "/".join(target.partition("@")[0].split("/")[:2])
 
 
 def _unknown(status: int, target: str, *, with_token: bool) -> UnknownRepo:

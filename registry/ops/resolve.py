@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adreg.registry.catalog import series, sources, versions
+from adreg.registry.catalog import remotes, series, sources, versions
 from adreg.registry.catalog.engine import Connection
 from adreg.registry.catalog.records import Kind, Series, VersionKey
 from adreg.registry.errors import InputRefused, NameRefused, NotFound
@@ -39,7 +39,8 @@ def unweighted(
     """Return what ``version`` returns; raise NameRefused for a reference with a weight too."""
     reference = parse(reference)
     if reference.weight is not None:
-        raise NameRefused("the reference", reference.text, "a weight means nothing here")
+        reason = "a weight means nothing here"
+        raise NameRefused("the reference", reference.text, reason, "Leave out '=' and the weight.")
     return version(connection, reference, kind)
 
 
@@ -47,7 +48,8 @@ def name(connection: Connection, text: str) -> Series:
     """Return the series that a bare name means; raise NameRefused or NotFound."""
     reference = parse(text)
     if not is_bare_name(reference):
-        raise NameRefused("the name", text, "a name stands alone here, without version or weight")
+        reason = "a name stands alone here, without version or weight"
+        raise NameRefused("the name", text, reason, "Leave out what follows '@' or '='.")
     return series.get(connection, reference.name)
 
 
@@ -61,22 +63,33 @@ def parse(reference: str | Reference) -> Reference:
     return Reference.parse(reference) if isinstance(reference, str) else reference
 
 
+_SHORT_COMMIT = 7
 _A = {"adapter": "an adapter", "model": "a model"}
 
 
 def _of_hub(connection: Connection, reference: Reference) -> VersionKey:
     found = sources.find(connection, "hub", reference.hub, reference.selector or None)
+    if not found and reference.selector:
+        found = _by_revision(connection, reference.hub, reference.selector)
     if not found:
-        raise NotFound(
-            "version from the Hub repository",
-            reference.text.partition("=")[0],
-            (),
-            "`adreg list` shows what there is.",
-        )
+        place = reference.text.partition("=")[0]
+        advice = f"Pull it first: adreg pull {place}; `adreg list` shows what there is."
+        raise NotFound("version from the Hub repository", place, (), advice)
     if len({key.series_id for key in found}) > 1:
         names = tuple(str(key) for key in found)
         raise NotFound("single version from", reference.text, names[:5])
     return max(found, key=lambda key: key.number)
+
+
+def _by_revision(connection: Connection, repo: str, revision: str) -> tuple[VersionKey, ...]:
+    """Return what was pulled at a branch, a tag or a short commit of a repository."""
+    short = len(revision) >= _SHORT_COMMIT
+    return tuple(
+        key
+        for key, remote in remotes.every(connection)
+        if (remote.repo, remote.subfolder) == (repo, "")
+        and (remote.revision == revision or (short and remote.commit.startswith(revision)))
+    )
 
 
 def _a_folder(connection: Connection, path: Path) -> InputRefused:

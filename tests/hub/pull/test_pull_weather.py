@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hubserver import Fault, Hub
+from hubserver.faults import Kind
 from pulling import large_adapter, moments, part_size, put, sent, start, stored_digests
 from running import Adreg
 
@@ -18,6 +19,7 @@ from adreg.registry.digest import of_file
 from adreg.registry.hub.client import Backoff
 
 MIB = 1 << 20
+KINDS: tuple[Kind, ...] = ("cut", "corrupt", "short", "etag", "status", "drop")
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -186,7 +188,7 @@ def test_a_kill_at_any_moment(online: Hub, large: str, home: Path, large_folder:
     """After kill -9 what had come is not fetched again, and the bytes are right."""
     size = (large_folder / WEIGHTS).stat().st_size
     online.faults.append(Fault("GET /cdn/", "slow", at=12 * MIB, times=99))
-    kept = 0
+    kept, begins = 0, list[str | None]()
     for goal in sorted(moments(5, seed=5)):
         process = start(online, home, "pull", large)
         while part_size(home) < goal * size and process.poll() is None:
@@ -249,7 +251,7 @@ def test_pulls_in_a_storm(  # noqa: PLR0917
     for number in range(30):
         online.faults.clear()
         for _ in range(chance.randrange(1, 5)):
-            kind = chance.choice(["cut", "corrupt", "short", "etag", "status", "drop"])
+            kind = chance.choice(KINDS)
             match = chance.choice(["GET /api", "GET .*/resolve/", "GET /cdn/"])
             at, skip = chance.randrange(1, 10**7), chance.randrange(3)
             status = chance.choice([429, 500, 503])
