@@ -79,7 +79,9 @@ def describe(error: BaseException, stopped: str) -> Failure:
         path = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         reason = error.strerror or str(error) or type(error).__name__
         return Failure(type(error).__name__, path + reason, facts={"errno": error.errno})
-    return Failure("Stopped", stopped, code=STOPPED)
+    # Click makes an Abort of Ctrl-C; what was at work may have said what is kept.
+    cause = error.__cause__ if isinstance(error, click.Abort) else error
+    return Failure("Stopped", str(cause or "") or stopped, code=STOPPED)
 
 
 def tell(failure: Failure, *, as_json: bool) -> None:

@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adreg.cli.options import App, examples, json_option, pass_app, reference_argument
+from adreg.cli.options import (
+    App,
+    complete_base,
+    engine_options,
+    examples,
+    json_option,
+    pass_app,
+    reference_argument,
+)
 from adreg.cli.output import Column, size
 
 if TYPE_CHECKING:
+    from adreg.registry.merge.engines import EngineName
     from adreg.registry.merge.recipe import Recipe
     from adreg.registry.ops.merge import Merged
 
@@ -48,7 +57,11 @@ _REPORT = (
     ),
 )
 @reference_argument("references", nargs=-1, required=False)
-@click.option("--base", help="A base's name, a folder or OWNER/REPO; else the adapters' own.")
+@click.option(
+    "--base",
+    shell_complete=complete_base,
+    help="A base's name, a folder or OWNER/REPO; else the adapters' own.",
+)
 @click.option(
     "-o",
     "--output",
@@ -96,8 +109,17 @@ _REPORT = (
     help="A YAML file that says all of this; flags count more.",
 )
 @click.option("--dequantize", is_flag=True, help="Decode a quantised base into 16 bits first.")
+@click.option(
+    "--stream", is_flag=True, help="Fetch a base of the Hub shard by shard, keeping none of it."
+)
 @click.option("--report", is_flag=True, help="Print what happened to each tensor.")
-@click.option("--threads", type=click.IntRange(1), help="Threads that compute; else the cores.")
+@click.option("--force", is_flag=True, help="Make it even if it was made of the same before.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Threads that compute; else the cores. With Ray, of each file; else 2.",
+)
+@engine_options
 @click.option("--dry-run", is_flag=True, help="Print the plan; write nothing.")
 @json_option
 @pass_app
@@ -118,10 +140,14 @@ def command(  # one argument an option
     tokenizer: str | None,
     recipe_file: Path | None,
     threads: int | None,
+    engine: EngineName,
+    ray_address: str | None,
     *,
     dequantize: bool,
     report: bool,
     dry_run: bool,
+    force: bool,
+    stream: bool,
 ) -> None:
     r"""Fold adapters into a base's weights and write a checkpoint that needs no PEFT.
 
@@ -129,7 +155,8 @@ def command(  # one argument an option
     whole fine-tuned checkpoint. The weighted deltas are combined in float32 and rounded
     once; --method takes linear, ties, dare_ties, della, breadcrumbs, sce, slerp, nuslerp,
     model_stock, karcher, PEFT's own flavours (peft_ties on deltas, factors_ties on A and
-    B apart) and more: docs/methods.md. The folder appears whole or not at all.
+    B apart) and more: docs/methods.md. The folder appears whole or not at all; the same
+    command finds what was made, and goes on with several files where it was stopped.
     A recipe file:
 
     \b
@@ -154,7 +181,17 @@ def command(  # one argument an option
         "tokenizer": tokenizer,
     }
     recipe = _recipe(recipe_file, {key: value for key, value in given.items() if value})
-    merged = app.registry.merge(recipe, output=output, name=name, threads=threads, dry_run=dry_run)
+    merged = app.registry.merge(
+        recipe,
+        output=output,
+        name=name,
+        threads=threads,
+        dry_run=dry_run,
+        force=force,
+        stream=stream,
+        engine=engine,
+        ray_address=ray_address,
+    )
     if app.json:
         app.output.json(merged)
         return

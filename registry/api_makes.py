@@ -12,7 +12,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adreg.registry.errors import MergeRefused
+
 if TYPE_CHECKING:
+    from adreg.registry.merge.engines import EngineName
     from adreg.registry.merge.recipe import Recipe
     from adreg.registry.ops.combine import Combination
     from adreg.registry.ops.context import Context
@@ -34,7 +37,7 @@ class Makes(ABC):
     def _context(self) -> Context:
         """The registry's catalog, store, settings and progress."""
 
-    def merge(  # one argument for each thing that can be asked
+    def merge(  # noqa: PLR0913  # one argument for each thing that can be asked
         self,
         recipe: Recipe,
         *,
@@ -42,17 +45,57 @@ class Makes(ABC):
         name: str | None = None,
         threads: int | None = None,
         dry_run: bool = False,
+        force: bool = False,
+        stream: bool = False,
+        engine: EngineName = "local",
+        ray_address: str | None = None,
     ) -> Merged:
         """Fold a recipe's adapters into its base, in a new folder, and record the model.
+
+        What was made of the same before is found, or copied, and made again only with
+        ``force``; a merge of several files that was stopped goes on where it was.
+        With ``stream`` a base that is only on the Hub is fetched shard by shard, and let go
+        again; HubError may be raised then.
+        With the engine "ray" a Ray cluster writes the weight files, ``threads`` CPUs each;
+        ``ray_address`` None is what RAY_ADDRESS says, else this machine's own cluster.
+        EngineFailed may be raised then.
 
         Deltas are summed in float32 (the recipe may ask for float64) and rounded once to
         the output's dtype; peak memory does not grow with the model. Raises Incompatible
         and MergeRefused before a byte is written when the result would be wrong.
         """
+        from adreg.registry.merge.engines import choose
+
+        if stream and engine != "local":
+            raise MergeRefused(
+                ("the machines of an engine cannot read a base that is streamed",),
+                "Fetch the base to the storage that they share, and leave --stream out.",
+            )
+        if stream:
+            from adreg.registry.hub.client import HubClient
+            from adreg.registry.ops.streaming import merge_streamed
+
+            return merge_streamed(
+                self._context,
+                HubClient(),
+                recipe,
+                output=output,
+                name=name,
+                threads=threads,
+                dry_run=dry_run,
+                force=force,
+            )
         from adreg.registry.ops.merge import merge
 
         return merge(
-            self._context, recipe, output=output, name=name, threads=threads, dry_run=dry_run
+            self._context,
+            recipe,
+            output=output,
+            name=name,
+            threads=threads,
+            dry_run=dry_run,
+            force=force,
+            engine=choose(engine, ray_address=ray_address),
         )
 
     def verify_merge(  # one argument for each thing that can be asked
@@ -171,13 +214,25 @@ class Makes(ABC):
             dry_run=dry_run,
         )
 
-    def rebuild(
-        self, lockfile: Path, output: Path, *, base: str | None = None, dry_run: bool = False
+    def rebuild(  # noqa: PLR0913  # one argument for each thing that can be asked
+        self,
+        lockfile: Path,
+        output: Path,
+        *,
+        base: str | None = None,
+        dry_run: bool = False,
+        engine: EngineName = "local",
+        ray_address: str | None = None,
     ) -> Rebuilt:
-        """Build what a lock file describes, byte for byte; raise NotReproduced if it differs."""
+        """Build what a lock file describes, byte for byte; raise NotReproduced if it differs.
+
+        ``engine`` and ``ray_address`` are those of ``merge``.
+        """
+        from adreg.registry.merge.engines import choose
         from adreg.registry.ops.rebuild import rebuild
 
-        return rebuild(self._context, lockfile, output, base=base, dry_run=dry_run)
+        chosen = choose(engine, ray_address=ray_address)
+        return rebuild(self._context, lockfile, output, base=base, dry_run=dry_run, engine=chosen)
 
     def try_out(  # noqa: PLR0913  # one argument for each thing that can be asked
         self,

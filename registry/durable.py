@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import final
 from filelock import FileLock, Timeout
 
 from adreg.registry.digest import PIECE, FileDigest
-from adreg.registry.errors import AdregError, DiskFull, OutputRefused, WriteFailed
+from adreg.registry.errors import AdregError, DiskFull, MergeRefused, OutputRefused, WriteFailed
 from adreg.registry.writeback import Behind
 
 _MARK = ".adreg-"
@@ -24,6 +25,15 @@ _MARK = ".adreg-"
 
 _UNKEPT = ".unkept"
 """Ends the name of the mark of a folder that was published and not kept yet."""
+
+_JOURNAL = ".journal"
+"""Ends the name of the file that tells what is finished in a folder that may be gone on with."""
+
+KEPT_FOR = 7 * 24 * 3600
+"""Seconds after its last finished part that a folder to be gone on with is kept."""
+
+_FINAL = (MergeRefused, OutputRefused)
+"""Ends of work that nobody can go on with: it would end in the same way."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -113,6 +123,19 @@ class FileWriter:
         return FileDigest(name, self._hash.hexdigest(), self.size)
 
 
+def replace_file(path: Path, data: bytes, folder: Path) -> None:
+    """Write a small durable file in the place of ``path``, which is whole at any moment.
+
+    It is written in ``folder``, of the same disk, which a kill may leave it in. Raises
+    WriteFailed, DiskFull, OSError.
+    """
+    new = folder / f"{path.name}.new"
+    with FileWriter(new) as writer:
+        writer.write(data)
+    new.replace(path)
+    fsync_folder(path.parent)
+
+
 def copy_file(
     source: Path, target: Path, name: str, advance: Callable[[int], None] | None = None
 ) -> FileDigest:
@@ -137,20 +160,35 @@ class Staging:
     A lock held for its life tells the living from what a killed process left behind;
     ``sweep`` removes the latter. After publishing ``held`` comes ``keep`` or
     ``take_back``; of a process that was killed in between, ``withdraw`` knows.
+
+    With a ``key``, a digest of all that decides what is written, the same work finds the
+    folder again after a kill or an error, with what it had finished by ``journal``, a file
+    of its own beside the folder. Without a journal there is nothing to keep.
     """
 
-    def __init__(self, target: Path) -> None:
-        """Make the folder. Raises OutputRefused or WriteFailed."""
+    def __init__(self, target: Path, key: str | None = None) -> None:
+        """Make the folder, or find it again. Raises OutputRefused or WriteFailed.
+
+        OutputRefused also when another process is at the same work.
+        """
         check_target(target)
         self.target = target
-        stem = f".{target.name[:64]}{_MARK}{uuid.uuid4().hex[:12]}"
+        stem = _stem(target, key)
         self.folder = target.parent / stem
+        self.journal = target.parent / f"{stem}{_JOURNAL}"
         self._mark = target.parent / f"{stem}{_UNKEPT}"
         self._lock = FileLock(target.parent / f"{stem}.lock")
         with _translated(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
-            self.folder.mkdir()
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                raise OutputRefused(
+                    target, "another process makes the very same there", "Wait until it is done."
+                ) from None
+            if self.folder.is_symlink():  # the name can be guessed
+                self.folder.unlink()
+            self.folder.mkdir(exist_ok=key is not None)
 
     def publish(self, *, held: bool = False) -> None:
         """Make everything in the folder durable under the target's name.
@@ -187,10 +225,36 @@ class Staging:
         """Return itself."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Remove what was not published."""
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Remove what was not published, unless an error came by that can be gone on after."""
+        goes_on = kind is not None and not issubclass(kind, _FINAL)
+        if goes_on and self.folder.is_dir() and self.journal.exists():
+            self._lock.release()  # its file stays: it says to ``sweep`` what is here
+            return
         shutil.rmtree(self.folder, ignore_errors=True)
+        self.journal.unlink(missing_ok=True)
         _release(self._lock)
+
+
+def journal_of(target: Path, key: str) -> tuple[Path, Path]:
+    """Return the folder and the journal that work with this key has, whether or not they exist."""
+    stem = _stem(target, key)
+    return target.parent / stem, target.parent / f"{stem}{_JOURNAL}"
+
+
+def _stem(target: Path, key: str | None) -> str:
+    """Return the hidden name that work into ``target`` has; one with a key tells the target."""
+    about = uuid.uuid4().hex[:12] if key is None else f"{_tag(target.name)}-{key[:16]}"
+    return f".{target.name[:64]}{_MARK}{about}"
+
+
+def _tag(name: str) -> str:
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
 
 
 def _release(lock: FileLock) -> None:
@@ -240,21 +304,39 @@ def check_target(target: Path) -> None:
         raise OutputRefused(target, "the folder is not empty")
 
 
-def sweep(parent: Path) -> list[Path]:
-    """Remove the staging folders in ``parent`` whose process is gone; return them."""
+def sweep(parent: Path, target: Path | None = None, key: str | None = None) -> list[Path]:
+    """Remove the staging folders in ``parent`` whose process is gone; return them.
+
+    What can be gone on with stays for a week, until its target is made, or until other work
+    (with another ``key``, or none) is about to begin on the same ``target``.
+    """
     swept = []
-    for path in sorted(parent.glob(f".*{_MARK}*.lock")) if parent.is_dir() else []:
+    locks = sorted(parent.glob(f".*{_MARK}*.lock")) if parent.is_dir() else []
+    made = {_tag(path.name) for path in parent.iterdir()} if locks else set()
+    ours = None if target is None else _tag(target.name)
+    for path in locks:
         lock = FileLock(path)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             continue
         folder = path.with_suffix("")
+        tag, _, its_key = folder.name.rpartition(_MARK)[2].partition("-")
+        wanted = tag not in made and (tag != ours or (key is not None and its_key == key[:16]))
+        journal = path.with_suffix(_JOURNAL)
+        if folder.is_dir() and wanted and _is_fresh(journal):
+            lock.release()
+            continue
         if folder.is_dir():
             shutil.rmtree(folder, ignore_errors=True)
             swept.append(folder)
+        journal.unlink(missing_ok=True)
         _release(lock)
     return swept
+
+
+def _is_fresh(journal: Path) -> bool:
+    return journal.exists() and time.time() - journal.stat().st_mtime < KEPT_FOR
 
 
 def require_space(folder: Path, needed: int) -> None:

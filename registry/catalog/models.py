@@ -101,11 +101,14 @@ def find_by_recipe(connection: Connection, recipe_digest: str) -> tuple[VersionK
     return keys.several(connection, version.c.id.in_(built))
 
 
-def set_location(connection: Connection, version_id: int, location: Path) -> None:
-    """Say in which folder a model lies now."""
-    connection.execute(
-        update(model).where(model.c.version_id == version_id).values(location=str(location))
-    )
+def set_location(
+    connection: Connection, version_id: int, location: Path, recipe_digest: str | None = None
+) -> None:
+    """Say in which folder a model lies now, and by which recipe it was found to be made too."""
+    values = {"location": str(location)}
+    if recipe_digest is not None:
+        values["recipe_digest"] = recipe_digest
+    connection.execute(update(model).where(model.c.version_id == version_id).values(values))
 
 
 def at_location(connection: Connection, location: Path) -> VersionKey | None:

@@ -40,7 +40,8 @@
     │   └── HubDamaged         bytes that are not those that the Hub promises
     ├── CatalogError           the catalog cannot be used
     │   └── CatalogTooNew      it was written by a newer adreg
-    └── MissingPackage         an optional package is needed
+    ├── MissingPackage         an optional package is needed
+    └── EngineFailed           machines that cannot be reached, differ, or were lost
 
 ``str(error)`` is one line that says what is wrong and with what; ``error.hint``
 is one line that says what to do. Nobody matches on the text: the facts are
@@ -94,6 +95,7 @@ from adreg.registry.errors.pushing import CardRefused, PushRefused, RemoteChange
 from adreg.registry.errors.system import (
     CatalogError,
     CatalogTooNew,
+    EngineFailed,
     MissingPackage,
 )
 
@@ -108,6 +110,7 @@ __all__ = [
     "CatalogTooNew",
     "Damaged",
     "DiskFull",
+    "EngineFailed",
     "HubBusy",
     "HubConflict",
     "HubDamaged",

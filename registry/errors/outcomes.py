@@ -89,6 +89,9 @@ class WriteFailed(AdregError):
     path: Path
     reason: str
 
+    kept = ""
+    """What is kept to go on with, set by who keeps it; no fact of its own."""
+
     @property
     def sentence(self) -> str:
         """Say where and what the system said."""
@@ -97,6 +100,8 @@ class WriteFailed(AdregError):
     @property
     def hint(self) -> str:
         """Say that nothing is half done."""
+        if self.kept:
+            return f"Mend the cause; {self.kept}."
         return (
             "Nothing was recorded and nothing half-written is left; mend the cause and try again."
         )
@@ -112,11 +117,13 @@ class DiskFull(WriteFailed):
     @property
     def hint(self) -> str:
         """Say how much room is needed."""
+        if self.kept:
+            return f"Make room on that disk; {self.kept}."
         if self.needed < 0:
             return "Make room on that disk and try again; nothing half-written is left."
         return (
             f"{self.needed:,} bytes are needed and {self.free:,} are free:"
-            " make room, or choose another disk with -o."
+            " make room there, or write to another disk."
         )
 
 

@@ -47,3 +47,22 @@ class MissingPackage(AdregError):
     def hint(self) -> str:
         """Say how to install it."""
         return f"pip install {self.package}"
+
+
+@dataclass(eq=False)
+class EngineFailed(AdregError):
+    """The machines that were to do the work cannot be reached, differ, or were lost."""
+
+    engine: str
+    reason: str
+    advice: str
+
+    @property
+    def sentence(self) -> str:
+        """Say which engine and why."""
+        return f"the engine {self.engine} failed: {self.reason}"
+
+    @property
+    def hint(self) -> str:
+        """Say what to do about it."""
+        return self.advice

@@ -16,9 +16,10 @@ from adreg.registry.digest import FileDigest
 from adreg.registry.durable import FileWriter, Staging, copy_file
 from adreg.registry.errors import InputRefused, MergeRefused
 from adreg.registry.merge.config import merged_config
+from adreg.registry.merge.journal import Journal
 from adreg.registry.merge.plan import Plan
 from adreg.registry.merge.report import REPORT, total
-from adreg.registry.merge.run import MergeReport, run
+from adreg.registry.merge.run import Engine, MergeReport, local, run
 from adreg.registry.merge.shards import check_modules
 from adreg.registry.progress import SILENT, Progress
 from adreg.registry.tensors.checkpoint import INDEX
@@ -106,13 +107,24 @@ def write_model(  # noqa: PLR0913  # the two ends of the engine, and how to run 
     method: tuple[str, Mapping[str, Any]],
     threads: int | None = None,
     progress: Progress = SILENT,
+    journal: Journal | None = None,
+    engine: Engine = local,
 ) -> Written:
     """Write a whole merged checkpoint into ``staging``; publishing it is the caller's.
 
     Raises what ``run`` raises, and InputRefused when a file to take over cannot be read.
     """
     base = deepened(base, specs)
-    report = run(plan, base, specs, staging, threads=threads, progress=progress)
+    report = run(
+        plan,
+        base,
+        specs,
+        staging,
+        threads=threads,
+        progress=progress,
+        journal=journal,
+        engine=engine,
+    )
     files = list(report.files)
     for side in sides:
         target = staging.folder / side.name

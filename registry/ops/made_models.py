@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adreg.registry import digest, durable
-from adreg.registry.bases.base import Base
-from adreg.registry.catalog import models, versions
+from adreg.registry.catalog import bases, models, versions
 from adreg.registry.catalog.engine import Connection
 from adreg.registry.catalog.records import (
+    BaseFile,
     BaseRecord,
     Content,
     ModelFacts,
     ModelInput,
     VersionKey,
 )
+from adreg.registry.digest import FileDigest
 from adreg.registry.durable import Staging, write_error
+from adreg.registry.errors import Damaged
 from adreg.registry.merge.output import Written
 from adreg.registry.merge.plan import Plan
-from adreg.registry.merge.report import total
+from adreg.registry.merge.report import REPORT, TensorReport, total
+from adreg.registry.merge.run import ENGINE, MergeReport
 from adreg.registry.merge.terms import Module
 from adreg.registry.ops import base_files, history
-from adreg.registry.ops.bases import free_name, record_base
+from adreg.registry.ops.bases import OpenedBase, free_name, record_base
 from adreg.registry.ops.context import Context
+from adreg.registry.release.card import CARD
+from adreg.registry.release.pack import copy_verified, write_text
 from adreg.registry.tensors import dtypes
 
 if TYPE_CHECKING:
@@ -57,37 +63,76 @@ def _version(package: str) -> str:
         return "none"
 
 
-def digest_of(ready: Ready) -> str:
-    """Return the digest of all that decides the bytes of a merge but its name."""
-    return digest.of_value(_content(ready))
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A model that was made of the same before, and a folder where all its files are."""
+
+    key: VersionKey
+    folder: Path
+    files: tuple[FileDigest, ...]
 
 
-def _content(ready: Ready) -> dict[str, Any]:
-    """Return what ``digest_of`` digests; adapters by content, never by name."""
+def keys_of(context: Context, ready: Ready) -> tuple[str, ...]:
+    """Return the digests of all that decides the bytes of a merge but its name, the best first.
+
+    Adapters and the recipe count by their content, never by a name. So does the base where
+    the digests of its files are known; and it counts by what shows a changed file without
+    hashing it, since that would take as long as merging it.
+    """
     recipe = ready.recipe.to_dict()
     base = ready.base.base
-    # Hashing a base takes as long as merging it: a changed file shows in its time and size.
-    seen = [base_files.look(base.folder, name) for name in base_files.names(base)]
-    recipe["base"] = [
-        base.layout_digest,
-        str(base.folder),
-        *([file.path, file.size, file.mtime_ns] for file in seen),
-    ]
     recipe["adapters"] = [
         [one.digest, asked.weight, asked.weights]
         for one, asked in zip(ready.adapters, ready.recipe.adapters, strict=True)
     ]
-    recipe["engine"] = engine(ready.plan)
-    return recipe
+    recipe["engine"] = [ENGINE, engine(ready.plan)]
+    return tuple(
+        digest.of_value({**recipe, "base": [base.layout_digest, how]})
+        for how in _contents_of(context, ready.base)
+        if how
+    )
 
 
-def find_made(context: Context, recipe_digest: str, folder: Path) -> VersionKey | None:
-    """Return the model that this recipe made, if its files are in the registry's own folder."""
+def _contents_of(context: Context, opened: OpenedBase) -> tuple[list[list[Any]], ...]:
+    """Return what tells the content of a base's files: their digests, and what is seen of them."""
+    base = opened.base
+    if opened.away is not None:  # at a commit, which nothing changes
+        return ([[one.path, one.sha256] for one in opened.away.files],)
+    seen = [base_files.look(base.folder, name) for name in base_files.names(base)]
+    stamps = [_stamp(base.folder / file.path, file) for file in seen]
+    return _known_digests(context, opened, seen), stamps
+
+
+def _stamp(path: Path, seen: BaseFile) -> list[str | int]:
+    """Return what changes with a file: time of change can be set back, of status cannot."""
+    status = path.stat()
+    return [seen.path, seen.size, seen.mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _known_digests(
+    context: Context, base: OpenedBase, seen: Sequence[BaseFile]
+) -> list[list[str | None]]:
+    """Return the digests of a base's files, or nothing unless the catalog knows them all."""
+    if base.record is None:
+        return []
     with context.catalog.read() as connection:
-        return _made(connection, recipe_digest, folder)
+        recorded = bases.files(connection, base.record.id)
+    known = {(one.path, one.size, one.mtime_ns): one.sha256 for one in recorded}
+    found = [[one.path, known.get((one.path, one.size, one.mtime_ns))] for one in seen]
+    return found if all(sha256 for _, sha256 in found) else []
 
 
-def clear(context: Context, recipe_digest: str, folder: Path) -> VersionKey | None:
+def find_made(context: Context, keys: Sequence[str], folder: Path) -> Made | None:
+    """Return the model that was made of the same, with a folder that holds all its files.
+
+    That is ``folder`` if it can be, else where the catalog says that it lies. Files are
+    known by their sizes: what they hold is hashed when it is copied, and by ``verify``.
+    """
+    with context.catalog.read() as connection:
+        return _made(connection, keys, folder) or _made(connection, keys, None)
+
+
+def clear(context: Context, keys: Sequence[str], folder: Path) -> VersionKey | None:
     """Remove what a removed model, damage or a crash left where the registry keeps this merge.
 
     Returns the model, and removes nothing, if another process has just made it: that one
@@ -96,8 +141,8 @@ def clear(context: Context, recipe_digest: str, folder: Path) -> VersionKey | No
     if not folder.exists():
         return None
     with context.catalog.write() as connection:
-        if made := _made(connection, recipe_digest, folder):
-            return made
+        if made := _made(connection, keys, folder):
+            return made.key
         try:
             shutil.rmtree(folder)
         except OSError as error:
@@ -105,22 +150,53 @@ def clear(context: Context, recipe_digest: str, folder: Path) -> VersionKey | No
     return None
 
 
-def withdraw_killed(context: Context, folder: Path) -> None:
+def clear_moved(context: Context, folder: Path) -> None:
+    """Remove a folder of the registry's own in which no model is said to lie any more."""
+    with context.catalog.write() as connection:
+        if models.at_location(connection, folder) is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def withdraw_killed(context: Context, folder: Path, key: str | None) -> None:
     """Clear up around ``folder`` after merges that were killed.
 
-    Removes their staged halves, and what stands at ``folder`` itself if such a merge
+    Removes their staged halves, but for what the merge with this staging ``key`` can go on
+    with, or another merge elsewhere, and what stands at ``folder`` itself if such a merge
     published it before the catalog knew. Raises WriteFailed.
     """
-    durable.sweep(folder.parent)
+    durable.sweep(folder.parent, folder, key)
     with context.catalog.read() as connection:
         durable.withdraw(folder, lambda path: models.at_location(connection, path) is not None)
 
 
-def _made(connection: Connection, recipe_digest: str, folder: Path) -> VersionKey | None:
-    for key in models.find_by_recipe(connection, recipe_digest):
-        files = versions.files(connection, key.id)
-        if all(_has_size(folder / file.name, file.size) for file in files):
-            return key
+def copy_made(context: Context, made: Made, staging: Staging, card: str) -> Written | None:
+    """Copy a model into a staging folder, each file hashed, with a card of its own.
+
+    None if the model is damaged. Raises WriteFailed or DiskFull.
+    """
+    files = tuple(file for file in made.files if file.name != CARD)
+    context.progress.start(f"copying {made.key}", sum(file.size for file in files))
+    try:
+        copy_verified(made.folder, files, staging.folder, str(made.key), context.progress)
+    except Damaged:
+        return None
+    finally:
+        context.progress.finish()
+    said = json.loads((staging.folder / REPORT).read_text())["tensors"]
+    report = MergeReport(
+        tuple(file for file in files if file.name.endswith(".safetensors")),
+        tuple(TensorReport(**one) for one in said),
+    )
+    return Written(tuple(sorted((*files, write_text(staging.folder, CARD, card)))), report)
+
+
+def _made(connection: Connection, keys: Sequence[str], folder: Path | None) -> Made | None:
+    for recipe_digest in keys:
+        for key in models.find_by_recipe(connection, recipe_digest):
+            files = versions.files(connection, key.id)
+            place = folder or models.facts(connection, key.id).location
+            if all(_has_size(place / file.name, file.size) for file in files):
+                return Made(key, place, files)
     return None
 
 
@@ -168,10 +244,10 @@ def record(  # noqa: PLR0913, PLR0917  # one transaction's worth of facts
         with context.catalog.write() as connection:
             known = versions.find_by_digest(connection, "model", content.digest)
             if known is not None:
-                models.set_location(connection, known.id, folder)
+                models.set_location(connection, known.id, folder, recipe_digest)
                 key = known
             else:
-                base = ready.base.record or _new_base(connection, ready.base.base)
+                base = ready.base.record or _new_base(connection, ready.base)
                 key = models.add(connection, name, content, facts, inputs, base_id=base.id, at=at)
             history.write(
                 connection,
@@ -194,11 +270,14 @@ def record(  # noqa: PLR0913, PLR0917  # one transaction's worth of facts
     return key, known is None
 
 
-def _new_base(connection: Connection, base: Base) -> BaseRecord:
+def _new_base(connection: Connection, opened: OpenedBase) -> BaseRecord:
     """Record a base under a free name: nobody chose one, and a merge must not fail for it.
 
     A model that serves as a base has the model's name, not that of its folder.
     """
+    base, files = opened.base, None
+    if opened.away is not None:
+        base, files = replace(base, folder=opened.away.location), opened.away.files
     model = models.at_location(connection, base.folder)
     name = free_name(connection, base, None if model is None else model.name)
-    return record_base(connection, base, name=name).record
+    return record_base(connection, base, name=name, files=files).record

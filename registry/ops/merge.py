@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,19 +21,19 @@ from adreg.registry.digest import FileDigest
 from adreg.registry.durable import Staging, require_space
 from adreg.registry.errors import AlreadyExists, MergeRefused, NotFound
 from adreg.registry.merge.algebra.combine import combine_specs, settings_of
+from adreg.registry.merge.journal import Journal
 from adreg.registry.merge.output import SideFile, Written, check_model, side_files, write_model
 from adreg.registry.merge.plan import Input, Plan, make_plan
 from adreg.registry.merge.recipe import Fault, Recipe
 from adreg.registry.merge.report import TensorReport, Totals, total
+from adreg.registry.merge.run import Engine, local
 from adreg.registry.names import check_name
-from adreg.registry.ops import made_models
+from adreg.registry.ops import going_on, made_models
 from adreg.registry.ops.bases import OpenedBase, open_base, open_record
 from adreg.registry.ops.context import Context
+from adreg.registry.ops.merge_card import card_of
 from adreg.registry.ops.places import check_output
 from adreg.registry.ops.specs import OpenedInput, OpenedVersion, open_full, open_version
-from adreg.registry.release.card import CardAdapter, CardBase, CardFacts, model_card
-from adreg.registry.release.licences import LicensedPart, release_licence
-from adreg.registry.tensors import dtypes
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,10 @@ class Ready:
         return self.plan.nbytes + sum(side.path.stat().st_size for side in self.sides)
 
 
+FindBase = Callable[[Context, Recipe, Sequence[OpenedInput]], OpenedBase]
+"""Opens the base of a recipe, given its adapters; see ``base_of``."""
+
+
 def merge(  # noqa: PLR0913  # one argument for each thing that can be asked
     context: Context,
     recipe: Recipe,
@@ -104,19 +110,32 @@ def merge(  # noqa: PLR0913  # one argument for each thing that can be asked
     name: str | None = None,
     threads: int | None = None,
     dry_run: bool = False,
+    force: bool = False,
+    engine: Engine = local,
+    find_base: FindBase | None = None,
 ) -> Merged:
     """Merge what a recipe names into a standalone checkpoint, and record it.
 
     Without ``output`` it is written below the registry's home; without ``name`` it is
     called after the first adapter. All or nothing: the folder appears whole, and the
-    catalog knows it then.
+    catalog knows it then. What was made of the same before is found, or copied to
+    ``output``, and not made again unless with ``force``; a merge of several files that was
+    stopped goes on where it was.
 
     Raises NotFound, Incompatible, MergeRefused, OutputRefused, AlreadyExists for a name
     that is an adapter's, WriteFailed, DiskFull.
     """
-    ready = prepare(context, recipe)
+    ready = prepare(context, recipe, find_base)
     with ready.scratch:
-        return _merge(context, ready, output, name, threads, dry_run=dry_run)
+        return _merge(
+            context,
+            ready,
+            output,
+            name,
+            partial(build, threads=threads, engine=engine),
+            dry_run=dry_run,
+            force=force,
+        )
 
 
 def _merge(  # noqa: PLR0913  # what ``merge`` was asked
@@ -124,40 +143,59 @@ def _merge(  # noqa: PLR0913  # what ``merge`` was asked
     ready: Ready,
     output: Path | None,
     name: str | None,
-    threads: int | None,
+    build_with: Callable[..., Written],
     *,
     dry_run: bool,
+    force: bool,
 ) -> Merged:
     name = check_name(name or _default_name(ready))
     _check_series(context, name)
-    recipe_digest = made_models.digest_of(ready)
-    folder = (output or context.settings.models / recipe_digest[:16]).absolute()
+    keys = made_models.keys_of(context, ready)
+    default = (context.settings.models / keys[0][:16]).absolute()
+    folder = output.absolute() if output else _free(default) if force else default
+    staging_key = going_on.key_of(ready.plan, keys[0])
     if not dry_run:
-        made_models.withdraw_killed(context, folder)
-    if output is None and (known := made_models.find_made(context, recipe_digest, folder)):
-        return _merged(ready, known.name, folder, dry_run=dry_run, key=known)
+        made_models.withdraw_killed(context, folder, staging_key)
+    made = None if force else made_models.find_made(context, keys, folder)
+    if made and (output is None or made.folder == folder):
+        return _merged(ready, made.key.name, made.folder, dry_run=dry_run, key=made.key)
     if output is not None:
         inputs = [("an input", one.content.folder) for one in ready.adapters]
         check_output(folder, [("the base", ready.base.base.folder), *inputs])
-    require_space(folder.parent, ready.output_bytes)
+    stop = going_on.stopped_at(ready.plan, folder, staging_key)
+    require_space(folder.parent, ready.output_bytes - stop.bytes)
     if dry_run:
+        remarks = going_on.remarks_before(made, stop)
         check_model(ready.plan, ready.base.base, ready.contents)
-        return _merged(ready, name, folder, dry_run=True)
-    if output is None and (known := made_models.clear(context, recipe_digest, folder)):
+        return _merged(ready, name, folder, dry_run=True, remarks=remarks)
+    if output is None and not force and (known := made_models.clear(context, keys, folder)):
         return _merged(ready, known.name, folder, dry_run=False, key=known)
-    with Staging(folder) as staging:
-        written = build(ready, staging, card_of(ready, name), threads, context)
-        key, new = made_models.record(context, ready, name, folder, written, recipe_digest, staging)
-    return _merged(ready, key.name, folder, dry_run=False, key=key, new=new, written=written)
+    card = card_of(ready, name)
+    with going_on.staged(ready.plan, folder, staging_key) as (staging, journal):
+        copied = made_models.copy_made(context, made, staging, card) if made else None
+        written = copied or build_with(ready, staging, card, context=context, journal=journal)
+        key, new = made_models.record(context, ready, name, folder, written, keys[0], staging)
+    if output is None and folder != default:
+        made_models.clear_moved(context, default)
+    remarks = going_on.remarks_after(made if copied else None, written.report.found, stop.of)
+    return _merged(
+        ready, key.name, folder, dry_run=False, key=key, new=new, written=written, remarks=remarks
+    )
 
 
-def prepare(context: Context, recipe: Recipe) -> Ready:
+def _free(default: Path) -> Path:
+    """Return the registry's own place for a merge, or one beside it while a model lies there."""
+    beside = (default.with_name(f"{default.name}-{number}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([default], beside) if not path.exists())
+
+
+def prepare(context: Context, recipe: Recipe, find_base: FindBase | None = None) -> Ready:
     """Open what a recipe names and plan the merge; nothing is written."""
     adapters = tuple(
         open_version(context, one.ref) if one.full is None else open_full(context, one.full)
         for one in recipe.adapters
     )
-    base = _open_base(context, recipe, adapters)
+    base = (find_base or base_of)(context, recipe, adapters)
     return plan_for(recipe, base, adapters)
 
 
@@ -217,10 +255,17 @@ def _combined(recipe: Recipe, adapters: Sequence[OpenedInput], folder: Path) -> 
     return Input("the combination", read_adapter(folder), weights=recipe.weights)
 
 
-def build(
-    ready: Ready, staging: Staging, card: str, threads: int | None, context: Context
+def build(  # noqa: PLR0913  # a merge, its place, and how to run it
+    ready: Ready,
+    staging: Staging,
+    card: str,
+    threads: int | None,
+    context: Context,
+    *,
+    journal: Journal | None = None,
+    engine: Engine = local,
 ) -> Written:
-    """Write the checkpoint into a staging folder."""
+    """Write the checkpoint into a staging folder; go on where the journal says."""
     return write_model(
         ready.plan,
         ready.base.base,
@@ -231,47 +276,16 @@ def build(
         card=card,
         threads=threads,
         progress=context.progress,
+        journal=journal,
+        engine=engine,
     )
 
 
-def card_of(ready: Ready, name: str) -> str:
-    """Return the model card of a merge."""
-    base = ready.base
-    licence = base.record.facts.licence if base.record else base.base.licence
-    adapters = [
-        CardAdapter(
-            one.name if one.key else one.content.folder.name,
-            one.digest,
-            weight,
-            one.licence,
-        )
-        for one, weight in zip(ready.adapters, ready.weights, strict=True)
-    ]
-    parts = [LicensedPart("base", licence)]
-    parts += [LicensedPart(one.reference, one.licence) for one in adapters]
-    base_name = base.record.name if base.record else base.base.hub_repo or base.base.folder.name
-    return model_card(
-        CardFacts(
-            title=name,
-            base=CardBase(
-                base_name,
-                base.base.layout_digest,
-                base.base.hub_repo,
-                base.base.revision,
-                licence,
-            ),
-            adapters=tuple(adapters),
-            method=ready.recipe.method,
-            precision=ready.recipe.precision,
-            dtype=ready.plan.dtype or dtypes.NAMES.get(base.base.dtype, base.base.dtype),
-            architecture=ready.plan.architecture or base.base.architecture,
-            model_type=base.base.model_type,
-            licence=release_licence(parts, allow_unknown=True),
-        )
-    )
+def base_of(context: Context, recipe: Recipe, inputs: Sequence[OpenedInput]) -> OpenedBase:
+    """Open the base that a recipe names, else that of its adapters.
 
-
-def _open_base(context: Context, recipe: Recipe, inputs: Sequence[OpenedInput]) -> OpenedBase:
+    Raises NotFound, BaseRefused, and MergeRefused when they are for several.
+    """
     if recipe.base:
         return open_base(context, recipe.base, dequantize=recipe.dequantize)
     adapters = [one for one in inputs if isinstance(one, OpenedVersion)]
@@ -339,6 +353,7 @@ def _merged(  # noqa: PLR0913  # what a merge tells
     key: VersionKey | None = None,
     new: bool = False,
     written: Written | None = None,
+    remarks: Sequence[str] = (),
 ) -> Merged:
     tensors = tuple(
         PlannedTensor(job.name, job.action, job.dtype, job.shape, job.entry.nbytes, shard.file)
@@ -355,7 +370,7 @@ def _merged(  # noqa: PLR0913  # what a merge tells
         tensors=tensors,
         bytes=ready.output_bytes,
         untied=ready.plan.untie,
-        remarks=ready.remarks,
+        remarks=(*ready.remarks, *remarks),
         dry_run=dry_run,
         key=key,
         new=new,

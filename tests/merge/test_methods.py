@@ -103,7 +103,7 @@ def merge(
     threads = more.pop("threads", None)
     parts = tuple(RecipeAdapter(str(inputs.adapters[n]), WEIGHTS[n]) for n in order)
     recipe = Recipe(parts, str(inputs.base), name, PARAMETERS[name], **more)
-    registry.merge(recipe, output=output, name="mix", threads=threads)
+    registry.merge(recipe, output=output, name="mix", threads=threads, force=True)
     return load_file(output / "model.safetensors")
 
 

@@ -80,7 +80,7 @@ def test_threads_do_not_show(
     outs = []
     for threads in (1, 2, 7):
         out = tmp_path / f"out{threads}"
-        registry.merge(recipe(base, adapters), output=out, name="mix", threads=threads)
+        registry.merge(recipe(base, adapters), output=out, name="mix", threads=threads, force=True)
         outs.append(merged_files(out))
 
     assert outs[0] == outs[1] == outs[2]
