@@ -87,27 +87,16 @@ def complete_reference(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[str]:
     """Return names that a word may become, and behind an ``@`` versions and aliases."""
-    del parameter
-    try:
-        return _complete(context, incomplete)
-    except Exception:  # noqa: BLE001  # a shell that completes has no place for an error
-        return []
+    from adreg.cli import completing  # noqa: PLC0415  # only a shell asks
+
+    return completing.complete_reference(context, parameter, incomplete)
 
 
-def _complete(context: click.Context, incomplete: str) -> list[str]:
-    from adreg.registry.api import Registry  # noqa: PLC0415
-    from adreg.registry.catalog.records import ListQuery  # noqa: PLC0415
+def complete_base(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return names of bases that a word may become."""
+    from adreg.cli import completing  # noqa: PLC0415  # only a shell asks
 
-    name, at, _ = incomplete.partition("@")
-    registry = Registry(context.find_root().params.get("home"))
-    rows = registry.list(ListQuery(text=name, all_versions=bool(at), limit=200)).rows
-    if not at:
-        return [row.key.name for row in rows if row.key.name.startswith(name)]
-    mine = [row for row in rows if row.key.name == name]
-    selectors = [str(row.key.number) for row in mine]
-    selectors += [alias for row in mine for alias in row.aliases]
-    full = [f"{name}@{selector}" for selector in selectors]
-    return [text for text in full if text.startswith(incomplete)]
+    return completing.complete_base(context, parameter, incomplete)
 
 
 def reference_argument(
@@ -121,6 +110,21 @@ def reference_argument(
         metavar="REF" if required else "[REF]",
         shell_complete=complete_reference,
     )
+
+
+def engine_options(command: Command) -> Command:
+    """Add ``--engine`` and ``--ray-address``: where weight files are written."""
+    command = click.option(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="The Ray cluster, or 'local' for this machine; else RAY_ADDRESS, else its own.",
+    )(command)
+    return click.option(
+        "--engine",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        help="What writes the weight files: this process, or a Ray cluster (docs/engines.md).",
+    )(command)
 
 
 def examples(*lines: str) -> str:

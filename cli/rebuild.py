@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from adreg.cli.options import App, examples, json_option, pass_app
+from adreg.cli.options import (
+    App,
+    complete_base,
+    engine_options,
+    examples,
+    json_option,
+    pass_app,
+)
 from adreg.cli.output import Column, size
+
+if TYPE_CHECKING:
+    from adreg.registry.merge.engines import EngineName
 
 
 @click.command(
@@ -28,7 +39,13 @@ from adreg.cli.output import Column, size
     type=click.Path(path_type=Path),
     help="The folder to make.",
 )
-@click.option("--base", metavar="BASE", help="The base: a name, a folder, or OWNER/REPO.")
+@click.option(
+    "--base",
+    shell_complete=complete_base,
+    metavar="BASE",
+    help="The base: a name, a folder, or OWNER/REPO.",
+)
+@engine_options
 @click.option("--dry-run", is_flag=True, help="Say which parts are there, and build nothing.")
 @json_option
 @pass_app
@@ -40,6 +57,8 @@ def command(
     lockfile: Path,
     output: Path,
     base: str | None,
+    engine: EngineName,
+    ray_address: str | None,
     dry_run: bool,
 ) -> None:
     """Build the release that a lock file describes, byte for byte, from the base and adapters here.
@@ -47,7 +66,9 @@ def command(
     The parts are found by their digests, whatever they are called here. A file that comes
     out different is named, and nothing is written. --dry-run ends with 1 if a part is missing.
     """
-    done = app.registry.rebuild(lockfile, output, base=base, dry_run=dry_run)
+    done = app.registry.rebuild(
+        lockfile, output, base=base, dry_run=dry_run, engine=engine, ray_address=ray_address
+    )
     if app.json:
         app.output.json({"ready": done.ready, "result": done})
     elif done.dry_run:

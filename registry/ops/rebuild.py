@@ -21,6 +21,7 @@ from adreg.registry.errors import (
     NotReproduced,
 )
 from adreg.registry.merge.recipe import Recipe
+from adreg.registry.merge.run import Engine, local
 from adreg.registry.ops import history, made_models, merge
 from adreg.registry.ops.context import Context
 from adreg.registry.ops.locked_parts import FoundBase, find_adapter, find_base
@@ -62,13 +63,14 @@ class Rebuilt:
         return all(part.found is not None for part in self.parts)
 
 
-def rebuild(
+def rebuild(  # noqa: PLR0913  # one argument for each thing that can be asked
     context: Context,
     lockfile: Path,
     output: Path,
     *,
     base: str | None = None,
     dry_run: bool = False,
+    engine: Engine = local,
 ) -> Rebuilt:
     """Build the release of a lock file in a new folder; every file must be what the lock says.
 
@@ -78,7 +80,7 @@ def rebuild(
     missing is told, not raised.
 
     Raises LockBroken, OutputRefused, NotFound, BaseRefused, Damaged, NotReproduced,
-    WriteFailed, DiskFull.
+    WriteFailed, DiskFull, and what the engine raises.
     """
     output = output.absolute()
     lock = read_lock(lockfile)
@@ -92,7 +94,7 @@ def rebuild(
     if dry_run:
         return Rebuilt(lock.model.name, output, parts, (), dry_run=True)
     the_base, adapters = _or_raise(found_base), [_or_raise(one) for one in found]
-    files = _build(context, lock, recipe, the_base, adapters, output)
+    files = _build(context, lock, recipe, the_base, adapters, output, engine)
     _record(context, lock, output, the_base)
     return Rebuilt(lock.model.name, output, parts, files, dry_run=False)
 
@@ -117,6 +119,7 @@ def _build(  # noqa: PLR0913, PLR0917  # the lock, what was found for it, and th
     base: FoundBase,
     adapters: Sequence[OpenedVersion],
     output: Path,
+    engine: Engine,
 ) -> tuple[FileDigest, ...]:
     """Build into a folder that is published only if every file is what the lock says."""
     ready = merge.plan_for(recipe, base.opened, adapters)
@@ -125,7 +128,7 @@ def _build(  # noqa: PLR0913, PLR0917  # the lock, what was found for it, and th
     sweep(output.parent)
     with ready.scratch, Staging(output) as staging:
         card = model_card(card_facts(lock))
-        written = merge.build(ready, staging, card, None, context)
+        written = merge.build(ready, staging, card, None, context, engine=engine)
         _compare(lock, written.files)
         files = (*written.files, write_text(staging.folder, LOCK, lock.to_json()))
         files = (*files, write_text(staging.folder, SUMS, sums(files)))
