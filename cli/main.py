@@ -8,17 +8,27 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from adreg.cli import errors
 from adreg.cli.options import App
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "add": ("adreg.cli.add", "command", "Add adapters from PEFT folders and other formats."),
+    "pull": ("adreg.cli.pull", "command", "Pull adapters from the Hugging Face Hub."),
+    "outdated": (
+        "adreg.cli.outdated",
+        "command",
+        "Tell which pulled adapters have a newer commit on the Hub.",
+    ),
     "list": ("adreg.cli.list", "command", "List adapters and models."),
     "search": ("adreg.cli.search", "command", "Find adapters and models by a condition."),
     "show": ("adreg.cli.show", "command", "Show all that is known of one version."),
@@ -29,6 +39,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "extract": ("adreg.cli.extract", "command", "Make a LoRA out of a full fine-tune."),
     "try": ("adreg.cli.try_", "command", "Generate with base, adapter and model side by side."),
     "export": ("adreg.cli.export", "command", "Write an adapter or a model to a folder."),
+    "push": ("adreg.cli.push", "command", "Put an adapter or a model on the Hugging Face Hub."),
+    "remote": ("adreg.cli.remote", "command", "List and check the copies on the Hub."),
     "rebuild": ("adreg.cli.rebuild", "command", "Build a model again from its lock file."),
     "verify": ("adreg.cli.verify", "command", "Hash everything again and name what is damaged."),
     "verify-merge": (
@@ -45,6 +57,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "rename": ("adreg.cli.rename", "command", "Rename an adapter or a model."),
     "remove": ("adreg.cli.remove", "command", "Remove a version, or a name with all versions."),
     "history": ("adreg.cli.history", "command", "Show what was done, newest first."),
+    "gc": ("adreg.cli.gc", "command", "Sweep what nothing refers to."),
+    "backup": ("adreg.cli.backup", "command", "Write the whole registry into one file."),
+    "restore": ("adreg.cli.restore", "command", "Fill a registry from a backup."),
     "completion": ("adreg.cli.completion", "command", "Print the script for shell completion."),
 }
 """The name of each command, the module and attribute that hold it, and its short help."""
@@ -68,6 +83,17 @@ class LazyGroup(click.Group):
         if not isinstance(command, click.Command):
             raise TypeError(f"{module}.{attribute}")
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return what a word may become: options, and commands, importing none of them."""
+        from click.shell_completion import CompletionItem  # noqa: PLC0415  # start-up
+
+        commands = [
+            CompletionItem(name, help=text)
+            for name, (_, _, text) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from the table, importing none of them."""
@@ -114,6 +140,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     app = App()
+    if "_ADREG_COMPLETE" in os.environ:
+        from adreg.cli import completing  # noqa: PLC0415  # start-up: only a shell asks
+
+        completing.register()
     sys.exit(
         errors.guarded(
             lambda: cli.main(arguments, "adreg", standalone_mode=False, obj=app),

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adreg.registry.api_hub import Shares
 from adreg.registry.api_makes import Makes
 from adreg.registry.progress import SILENT, Progress
 from adreg.registry.settings import Settings
@@ -22,18 +23,22 @@ if TYPE_CHECKING:
     from adreg.registry.ops.add import Added
     from adreg.registry.ops.add_tree import TreeAdded
     from adreg.registry.ops.annotate import Aliased, Measured, Noted, Tagged
+    from adreg.registry.ops.backup import BackedUp
     from adreg.registry.ops.bases import BaseAdded, BaseShown
     from adreg.registry.ops.check import Checked
     from adreg.registry.ops.context import Context
+    from adreg.registry.ops.gc import Swept
     from adreg.registry.ops.history import History
     from adreg.registry.ops.listing import Listing
     from adreg.registry.ops.remove import Removed
     from adreg.registry.ops.rename import Renamed
+    from adreg.registry.ops.repair import Repaired
+    from adreg.registry.ops.restore import Restored
     from adreg.registry.ops.show import Shown
     from adreg.registry.ops.verify import Verified
 
 
-class Registry(Makes):
+class Registry(Makes, Shares):
     """A catalog of adapters, bases and models, the store of their files, and what is done to them.
 
     Making one touches no disk. A ``reference`` is ``NAME[@VERSION|@ALIAS]`` or
@@ -265,5 +270,43 @@ class Registry(Makes):
         from adreg.registry.ops.verify import verify
 
         return verify(self._context, reference)
+
+    def repair(self, reference: str | None = None, sources: Iterable[Path] = ()) -> Repaired:
+        """Verify, and get what is damaged again by its digest from wherever it still is.
+
+        ``sources`` are folders to look in first: another registry's home, or one with the
+        files. Then come the folder that it was added from and its copies on the Hub.
+        What was damaged goes to quarantine.
+        """
+        from adreg.registry.hub.client import HubClient
+        from adreg.registry.ops.repair import repair
+
+        return repair(self._context, HubClient, reference, tuple(sources))
+
+    # -- keeping
+
+    def gc(
+        self, grace: float | None = None, *, dry_run: bool = False, quarantine: bool = False
+    ) -> Swept:
+        """Remove what nothing refers to and nobody has touched for ``grace`` seconds, a day."""
+        from adreg.registry.ops.gc import GRACE, gc
+
+        seconds = GRACE if grace is None else grace
+        return gc(self._context, seconds, dry_run=dry_run, quarantine=quarantine)
+
+    def backup(self, target: Path) -> BackedUp:
+        """Write the catalog and all stored files into one new file, while others go on."""
+        from adreg.registry.ops.backup import backup
+
+        return backup(self._context, target)
+
+    def restore(self, source: Path, *, replace: bool = False) -> Restored:
+        """Fill this registry from a backup, once all of it is checked.
+
+        One that holds something is only replaced if asked, and kept aside.
+        """
+        from adreg.registry.ops.restore import restore
+
+        return restore(self._context, source, replace=replace)
 
     # -- merging

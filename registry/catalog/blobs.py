@@ -1,4 +1,4 @@
-"""Which blobs of the store the catalog still refers to.
+"""Which blobs of the store, and which folders beside it, the catalog still refers to.
 
 Only the files of adapters are blobs; those of a model lie in its own folder.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from sqlalchemy import Connection, select
 
 from adreg.registry.catalog.parts import in_parts
-from adreg.registry.catalog.schema import file, version
+from adreg.registry.catalog.schema import base, file, model, version
 
 _of_adapters = select(file.c.sha256).join_from(file, version).where(version.c.kind == "adapter")
 
@@ -43,3 +43,9 @@ def of_series(connection: Connection, series_id: int) -> frozenset[str]:
 def of_version(connection: Connection, version_id: int) -> frozenset[str]:
     """Return the blobs that one version refers to; none for a model."""
     return frozenset(connection.scalars(_of_adapters.where(version.c.id == version_id)))
+
+
+def folders(connection: Connection) -> frozenset[str]:
+    """Return the folders in which the catalog says that models and bases lie."""
+    bases = select(base.c.location).where(base.c.source_kind == "path")
+    return frozenset(connection.scalars(bases.union(select(model.c.location))))

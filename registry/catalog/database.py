@@ -41,6 +41,16 @@ class Database(Protocol):
     def mend(self, error: DBAPIError) -> bool:
         """Undo what a killed writer left, if that is why a read failed; True to read again."""
 
+    @property
+    def file(self) -> Path:
+        """The one file that it is; raise CatalogError where it is none."""
+
+    def is_damaged(self) -> bool:
+        """Tell whether the file cannot be read as a database; raise as ``file``."""
+
+    def copy(self, target: Path) -> None:
+        """Copy the database as it was last committed into a new, durable file; raise AdregError."""
+
     def backup(self, revision: str) -> Path | None:
         """Copy the database as it was last committed, durably; None where adreg cannot."""
 

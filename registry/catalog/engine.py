@@ -38,6 +38,31 @@ class Catalog:
         """Its file, or its URL without a password."""
         return self._database.where
 
+    @property
+    def file(self) -> Path:
+        """The file that it is; raise CatalogError for one on a server."""
+        return self._database.file
+
+    def is_damaged(self) -> bool:
+        """Tell whether its file cannot be read as a catalog; raise as ``file`` on a server."""
+        return self._database.is_damaged()
+
+    def require_file(self) -> None:
+        """Raise CatalogError unless it is in a file that exists."""
+        if not self.file.exists():
+            reason = "there is none yet"
+            raise CatalogError(self.where, reason, "Add something first, or check ADREG_HOME.")
+
+    def copy(self, target: Path) -> None:
+        """Copy it as it was last committed into a new, durable file, while others write.
+
+        Raises as ``require_file``, and WriteFailed or DiskFull.
+        """
+        self.require_file()
+        with self.read():  # an older one is upgraded, and what a killed writer left is undone
+            pass
+        self._database.copy(target)
+
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Give a look at the catalog as it stands now: nothing in it changes, here or on disk.

@@ -42,6 +42,25 @@ class ServerDatabase:
         except ModuleNotFoundError as error:
             raise MissingPackage(error.name or "", f"the catalog {self.where}") from error
 
+    @property
+    def file(self) -> Path:
+        """Raise CatalogError: a server's files are its own."""
+        raise CatalogError(
+            self.where,
+            "it is on a server, and only one in a file can be backed up or restored by adreg",
+            "Use the server's own tools, such as pg_dump, and copy the folder of the store.",
+        )
+
+    def is_damaged(self) -> bool:
+        """Raise CatalogError."""
+        _ = self.file
+        return False
+
+    def copy(self, target: Path) -> None:
+        """Raise CatalogError."""
+        del target
+        _ = self.file
+
     def exists(self) -> bool:
         """Tell yes: only asking the server shows more."""
         return True

@@ -155,19 +155,44 @@ class SqliteDatabase:
             left.unlink(missing_ok=True)  # of a killed upgrade: only one goes on at a time
         try:
             with self._explained():
-                with (
-                    closing(self._open("ro", ())) as source,
-                    closing(sqlite3.connect(part, isolation_level=None)) as copy,
-                ):
-                    source.backup(copy)
-                part.chmod(self._path.stat().st_mode & 0o777)
-                with part.open("rb+") as file:
-                    os.fsync(file.fileno())
+                self._copy(part)
                 part.replace(target)
                 fsync_folder(target.parent)
         finally:
             part.unlink(missing_ok=True)
         return target
+
+    @property
+    def file(self) -> Path:
+        """The file."""
+        return self._path
+
+    def is_damaged(self) -> bool:
+        """Tell whether there is a file that SQLite cannot read as a database; change nothing."""
+        try:
+            if not self._path.is_file():
+                return False
+            if self._path.stat().st_size < _SMALLEST:
+                return True
+            with closing(self._open("ro", ())) as connection:
+                return bool(connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",))
+        except sqlite3.DatabaseError as error:
+            return _code(error) in {_CORRUPT, _NOTADB}
+
+    def copy(self, target: Path) -> None:
+        """Copy the file as it was last committed into a new, durable one; raise AdregError."""
+        with self._explained():
+            self._copy(target)
+
+    def _copy(self, target: Path) -> None:
+        with (
+            closing(self._open("ro", ())) as source,
+            closing(sqlite3.connect(target, isolation_level=None)) as copy,
+        ):
+            source.backup(copy)
+        target.chmod(self._path.stat().st_mode & 0o777)
+        with target.open("rb+") as file:
+            os.fsync(file.fileno())
 
     def faults(self, connection: Connection) -> list[str]:
         """Return the rows whose foreign keys lead nowhere."""

@@ -20,8 +20,9 @@ class Removed:
 
     ``used_in`` are models that were built from it, which lose nothing but the way to
     rebuild them. ``folders`` are those of removed models, which stay where they are.
-    ``blobs`` and ``bytes`` are the files that left the store; None after a dry run,
-    which does not ask what else refers to them.
+    ``blobs`` and ``bytes`` are the files that left the store, none while a backup reads it:
+    `adreg gc` removes them later; None after a dry run, which does not ask what else
+    refers to them.
     """
 
     versions: tuple[VersionKey, ...]
@@ -83,9 +84,9 @@ def remove(
         digests = (key.digest for key in target.keys if key.kind == "adapter")
         known = versions.find_by_digest
         snapshots = [one for one in digests if known(connection, "adapter", one) is None]
-        context.store.discard(gone, snapshots)
-    freed = sum(target.sizes[one] for one in gone)
-    return Removed(target.keys, target.used_in, target.folders, len(gone), freed)
+        left = context.store.discard(gone, snapshots)
+    freed = sum(target.sizes[one] for one in gone) if left else 0
+    return Removed(target.keys, target.used_in, target.folders, len(gone) if left else 0, freed)
 
 
 def _target(connection: Connection, reference: Reference) -> _Target:

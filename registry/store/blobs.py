@@ -3,6 +3,8 @@
     models--adreg/blobs/SHA256             one file each, read-only, written once
     models--adreg/snapshots/DIGEST/NAME    a relative link into ../../blobs
     models--adreg/staging/                 what is on its way in (see ``publication``)
+    models--adreg/leases/                  who reads (see ``leases``)
+    models--adreg/quarantine/              what was damaged (see ``mending``)
 
 It has the shape of a repository in the Hugging Face cache, the one place from which
 links may lead out of an adapter's folder (``adapters.files.link_fault``), so that
@@ -15,11 +17,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from adreg.registry.digest import FileDigest
 from adreg.registry.durable import fsync_folder, write_error
 from adreg.registry.store.faults import Fault, find_fault
+from adreg.registry.store.leases import is_leased, lease
 from adreg.registry.store.publication import Leftover, Publication, bury, find_dead, link_text
 
 
@@ -87,12 +91,19 @@ class Store:
         """Return the names of all blobs and of all snapshots that are there."""
         return _entries(self.root / "blobs"), _entries(self.root / "snapshots")
 
-    def discard(self, blobs: Iterable[str], snapshots: Iterable[str] = ()) -> None:
+    def lease(self) -> AbstractContextManager[None]:
+        """Keep ``discard`` from removing anything while the body runs; see ``leases``."""
+        return lease(self.root)
+
+    def discard(self, blobs: Iterable[str], snapshots: Iterable[str] = ()) -> bool:
         """Remove snapshots, then blobs; what is not there is no fault.
 
+        Returns False, and leaves all to ``adreg gc``, while a running command has a lease.
         Call it inside a write transaction in which the catalog said that nothing refers
         to them. Raises WriteFailed.
         """
+        if is_leased(self.root):
+            return False
         try:
             for digest in snapshots:
                 if self.folder(digest).is_dir():
@@ -104,6 +115,7 @@ class Store:
                     fsync_folder(self.root / name)
         except OSError as error:
             raise write_error(self.root, error) from error
+        return True
 
     def take_back(self, discard: Callable[[tuple[Leftover, ...]], None]) -> int:
         """Remove what killed processes left in staging; return how many there were.
