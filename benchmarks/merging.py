@@ -85,6 +85,8 @@ def measure(place: Path, names: list[str], rounds: int) -> dict[str, list[Run]]:
     for _ in range(rounds):
         for name in names:
             with tempfile.TemporaryDirectory(dir=place) as folder:
+                # A registry is made once, not with each merge.
+                shutil.copytree(place / "home", Path(folder, "home"))
                 command = ROWS[name](place, Path(folder))
                 _warm(place / "base")
                 runs[name].append(run(command))
@@ -103,6 +105,9 @@ def _warm(base: Path) -> None:
 def main(place: Path, size: str, names: list[str], rounds: int) -> None:
     """Print the table of one size."""
     make(size, place)
+    if not (place / "home").exists():
+        start = [sys.executable, "-I", "-m", "adreg.cli", "--home", f"{place}/home", "-q"]
+        run([*start, "base", "add", f"{place}/base"])
     runs = measure(place, names, rounds)
     seconds = {name: statistics.median(one.seconds for one in runs[name]) for name in names}
     copies = [one.seconds for one in runs[COPY]]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from adreg.cli.options import App, examples, json_option, pass_app
+from adreg.cli.options import App, complete_base, examples, json_option, pass_app
 from adreg.cli.output import count, size
-from adreg.registry.ops.add import Added
-from adreg.registry.ops.add_tree import TreeAdded
+
+if TYPE_CHECKING:
+    from adreg.registry.ops.add import Added
+    from adreg.registry.ops.add_tree import TreeAdded
 
 
 @click.command(
@@ -28,7 +30,11 @@ from adreg.registry.ops.add_tree import TreeAdded
 )
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--name", help="NAME or TEAM/NAME, else the folder's; with --recursive the TEAM.")
-@click.option("--base", help="The base it was trained on: a base's name, a folder, OWNER/REPO.")
+@click.option(
+    "--base",
+    shell_complete=complete_base,
+    help="The base it was trained on: a base's name, a folder, OWNER/REPO.",
+)
 @click.option("--tag", "tags", multiple=True, metavar="KEY[=VALUE]", help="May be repeated.")
 @click.option("--alias", "aliases", multiple=True, help="A movable name; may be repeated.")
 @click.option("--note", help="A remark.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from adreg.cli.options import App, examples, json_option, pass_app
+from adreg.cli.options import App, complete_base, examples, json_option, pass_app
 from adreg.cli.output import Column, count, day, size
 
 _COLUMNS = (
@@ -107,7 +107,7 @@ def list_(app: App) -> None:
     short_help="Show all that is known of a base.",
     epilog=examples("adreg base show smollm2"),
 )
-@click.argument("name")
+@click.argument("name", shell_complete=complete_base)
 @json_option
 @pass_app
 def show(app: App, name: str) -> None:

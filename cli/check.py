@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import click
 
-from adreg.cli.options import App, examples, json_option, pass_app, reference_argument
+from adreg.cli.options import (
+    App,
+    complete_base,
+    examples,
+    json_option,
+    pass_app,
+    reference_argument,
+)
 from adreg.registry.bases.verdict import Grade
 
 _SHOWN = 10
@@ -20,7 +27,11 @@ _SHOWN = 10
     ),
 )
 @reference_argument()
-@click.option("--base", help="A base's name, a folder or OWNER/REPO; else the adapter's own.")
+@click.option(
+    "--base",
+    shell_complete=complete_base,
+    help="A base's name, a folder or OWNER/REPO; else the adapter's own.",
+)
 @json_option
 @pass_app
 def command(app: App, reference: str, base: str | None) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from adreg.cli.making import cut_options, destination_options, tell, wanted
-from adreg.cli.options import App, examples, json_option, pass_app
+from adreg.cli.options import App, complete_base, examples, json_option, pass_app
 
 
 @click.command(
@@ -20,7 +20,12 @@ from adreg.cli.options import App, examples, json_option, pass_app
     ),
 )
 @click.argument("full")
-@click.option("--base", required=True, help="A base's name, a folder or OWNER/REPO.")
+@click.option(
+    "--base",
+    shell_complete=complete_base,
+    required=True,
+    help="A base's name, a folder or OWNER/REPO.",
+)
 @cut_options
 @click.option(
     "--target", "modules", metavar="REGEX", help="Only modules in whose name this is found."

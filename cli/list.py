@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from adreg.cli.options import App, examples, json_option, pass_app
+from adreg.cli.options import App, complete_base, examples, json_option, pass_app
 from adreg.cli.output import Column
 from adreg.registry.catalog.records import Kind, ListQuery, ListRow, SortKey
 from adreg.registry.names import Tag
@@ -103,7 +103,9 @@ def page_options(command: Command) -> Command:
     ),
 )
 @click.argument("words", nargs=-1, metavar="[WORD]...")
-@click.option("--base", default="", help="Made for this base, by name.")
+@click.option(
+    "--base", shell_complete=complete_base, default="", help="Made for this base, by name."
+)
 @click.option("--type", "peft_type", default="", help="PEFT type, like LORA.")
 @click.option("--rank", callback=read_ranks, metavar="RANK", help="16, 8-64, '>=16' or '<16'.")
 @click.option(

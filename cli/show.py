@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,13 +13,16 @@ from adreg.registry.catalog.records import (
     AdapterFacts,
     AdapterVersion,
     ModelVersion,
+    Remote,
     Source,
     VersionRecord,
 )
 from adreg.registry.errors import NotFound
-from adreg.registry.ops.show import Shown
 
 Pairs = Iterator[tuple[str, object]]
+
+if TYPE_CHECKING:
+    from adreg.registry.ops.show import Shown
 
 
 @click.command(
@@ -43,7 +47,8 @@ def command(app: App, reference: str, *, config: bool) -> None:
     version = shown.version
     if config:
         if not isinstance(version, AdapterVersion):
-            raise NotFound("adapter configuration of", str(version.key), (), "It is a model.")
+            advice = "It is a model: leave out --config."
+            raise NotFound("adapter configuration of", str(version.key), (), advice)
         app.output.text(version.facts.config)
     elif app.json:
         app.output.json(shown)
@@ -74,6 +79,7 @@ def _pairs(shown: Shown) -> Pairs:
     )
     yield "added", version.created_at
     yield "sources", [_source(source) for source in version.sources]
+    yield "on the Hub", [_remote(one) for one in shown.remotes]
     if isinstance(version, ModelVersion):
         yield (
             "built from",
@@ -121,6 +127,12 @@ def _base(version: VersionRecord) -> str:
     if version.base is None:
         return "not in the catalog"
     return f"{version.base.name} ({version.base.facts.architecture}, {version.base.facts.location})"
+
+
+def _remote(remote: Remote) -> str:
+    where = "/".join(filter(None, (remote.repo, remote.subfolder)))
+    done = "pushed to" if remote.direction == "push" else "pulled from"
+    return f"{done} {where}@{remote.revision}, commit {remote.commit[:12]}  ({day(remote.at)})"
 
 
 def _source(source: Source) -> str:

@@ -6,7 +6,14 @@ import textwrap
 
 import click
 
-from adreg.cli.options import App, complete_reference, examples, json_option, pass_app
+from adreg.cli.options import (
+    App,
+    complete_base,
+    complete_reference,
+    examples,
+    json_option,
+    pass_app,
+)
 
 
 @click.command(
@@ -26,7 +33,12 @@ from adreg.cli.options import App, complete_reference, examples, json_option, pa
     shell_complete=complete_reference,
 )
 @click.option("--prompt", required=True, metavar="TEXT", help="What to ask.")
-@click.option("--base", metavar="BASE", help="The base, where another one than recorded is meant.")
+@click.option(
+    "--base",
+    shell_complete=complete_base,
+    metavar="BASE",
+    help="The base, where another one than recorded is meant.",
+)
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(1),

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from adreg.cli.options import App, complete_reference, examples, json_option, pass_app
+from adreg.cli.options import (
+    App,
+    complete_base,
+    complete_reference,
+    examples,
+    json_option,
+    pass_app,
+)
 from adreg.cli.output import several, size
 
 if TYPE_CHECKING:
@@ -38,7 +45,12 @@ if TYPE_CHECKING:
     help="The folder to make; else one in the registry.",
 )
 @click.option("--name", help="The new model's name; else the model's with '-unmerged'.")
-@click.option("--base", metavar="BASE", help="What to compare with, if not the recorded base.")
+@click.option(
+    "--base",
+    shell_complete=complete_base,
+    metavar="BASE",
+    help="What to compare with, if not the recorded base.",
+)
 @click.option("--threads", type=click.IntRange(1), help="Threads that compute; else the cores.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
 @json_option

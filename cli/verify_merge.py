@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from adreg.cli.options import App, examples, json_option, pass_app, reference_argument
+from adreg.cli.options import (
+    App,
+    complete_base,
+    examples,
+    json_option,
+    pass_app,
+    reference_argument,
+)
 from adreg.cli.output import Column, several
 from adreg.registry.errors import NotProven
 
@@ -51,7 +58,12 @@ _FAULTS = {
 @click.option(
     "--prompt", "prompts", multiple=True, metavar="TEXT", help="What to ask, once or more."
 )
-@click.option("--base", metavar="BASE", help="The base, where it lies elsewhere than recorded.")
+@click.option(
+    "--base",
+    shell_complete=complete_base,
+    metavar="BASE",
+    help="The base, where it lies elsewhere than recorded.",
+)
 @click.option(
     "--tolerance",
     type=click.FloatRange(1),

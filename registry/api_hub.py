@@ -106,7 +106,8 @@ class Shares(ABC):
         from adreg.registry.hub.listing import models_of
         from adreg.registry.names import Tag
         from adreg.registry.ops.add import Wishes
-        from adreg.registry.ops.pull import Choice, pull, pull_owner
+        from adreg.registry.ops.hub_places import Choice
+        from adreg.registry.ops.pull import pull, pull_owner
 
         client = HubClient()
         parsed = tuple(Tag.parse(one) for one in tags)

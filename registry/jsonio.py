@@ -1,34 +1,56 @@
-"""JSON as strict as trust asks for: no duplicate keys, no NaN, bounded size, an object on top."""
+"""JSON as strict as trust asks for: no duplicate keys, bounded size, an object on top."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from adreg.registry.errors import JsonBroken
+from adreg.registry.opening import open_regular
 
-MAX_BYTES = 64 << 20
-"""A model index of a million tensors has about 100 MB; a config has kilobytes."""
+MAX_BYTES = 32 << 20
+"""The index of a model of 140,000 tensors has about 15 MB; a config has kilobytes."""
+
+MAX_VALUES = 500_000
+"""Values of one file. Each can take 250 bytes of memory, so that no file takes 256 MiB."""
+
+_MAX_WIDE = 16 << 20
+"""Bytes beyond ASCII: as text they take up to four times as much memory, and once more."""
+
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in result:
-            raise ValueError(f"the key {key!r} stands twice")
-        result[key] = value
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its pairs; raise ValueError for a key that stands twice."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"the key {key[:200]!r} stands twice")
+            seen.add(key)
     return result
 
 
-def parse_object(data: bytes) -> dict[str, Any]:
+def parse_object(data: bytes, max_values: int = MAX_VALUES) -> dict[str, Any]:
     """Parse one JSON object strictly; raise ValueError with a short reason."""
+    if sum(map(data.count, (b"{", b"[", b","))) > max_values:
+        raise ValueError(f"it holds more than {max_values:,} values")
+    if len(data) > _MAX_WIDE and not data.isascii():
+        raise ValueError(f"it has {len(data):,} bytes and is not ASCII")
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=unique)
+        # Half of a pair of UTF-16 is no character: it fails where it is printed or stored.
+        if _HALF.search(data):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8 text") from None
+    except UnicodeEncodeError:
+        raise ValueError("it holds half a character (a lone surrogate)") from None
     if not isinstance(value, dict):
         raise ValueError("it is not a JSON object")  # noqa: TRY004  # a fault of the data, not of a caller
     return value
@@ -41,7 +63,7 @@ def read_object(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     into real configs (``"time_step_limit": [0.0, Infinity]`` of Mamba-2).
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(max_bytes + 1)
     except OSError as error:
         raise JsonBroken(path, error.strerror or str(error)) from error

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,44 @@ LATEST = "latest"
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _HUB_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,255}")
 _TAG_VALUE_MAX = 1024
+
+
+_RESERVED = re.compile(
+    r"(?i:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\xb9\xb2\xb3])\s*(?:\..*)?"
+)
+"""Devices of Windows, with any ending (learn.microsoft.com, "Naming Files, Paths, Namespaces")."""
+
+_MAX_FILE = 255
+
+
+def file_fault(name: str) -> str | None:
+    """Return what is wrong with the name of a file in somebody's folder, None if nothing is.
+
+    It must be one part of a path wherever it is copied to: printable, no way elsewhere, no
+    stream or device of Windows, and not the name of another file once Windows has taken
+    its last dots and spaces away.
+    """
+    if not name or name in {".", ".."} or not name.isprintable() or set(name) & set("/\\:"):
+        return "has characters that are not allowed"
+    if len(name.encode()) > _MAX_FILE:
+        return f"is longer than {_MAX_FILE} bytes"
+    if _RESERVED.fullmatch(name):
+        return "is a device of Windows"
+    if name.endswith((".", " ")):
+        return "ends with a dot or a space, which Windows drops"
+    return None
+
+
+def collisions(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Give names of one folder that are one file on macOS or Windows, by twos.
+
+    These compare without case, and after composing what Unicode can write in two ways.
+    """
+    seen: dict[str, str] = {}
+    for name in sorted(names):
+        folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+        if (other := seen.setdefault(folded, name)) != name:
+            yield other, name
 
 
 def _fault(part: str) -> str | None:
@@ -42,7 +82,7 @@ def check_name(name: str, what: str = "the name") -> str:
     """Return ``name`` if it is ``PART`` or ``PART/PART``; else raise NameRefused."""
     parts = name.split("/")
     if len(parts) > 2:
-        raise NameRefused(what, name, "it has more than one '/'")
+        raise NameRefused(what, name, "it has more than one '/'", "Write it as NAME or TEAM/NAME.")
     for part in parts:
         if fault := _fault(part):
             raise NameRefused(what, name, fault)
@@ -54,9 +94,11 @@ def check_alias(alias: str) -> str:
     if fault := _fault(alias):
         raise NameRefused("the alias", alias, fault)
     if alias.isdigit():
-        raise NameRefused("the alias", alias, "all digits mean a version number")
+        reason = "all digits mean a version number"
+        raise NameRefused("the alias", alias, reason, "Choose a word, such as prod.")
     if alias == LATEST:
-        raise NameRefused("the alias", alias, "it always means the newest version")
+        reason = "it always means the newest version"
+        raise NameRefused("the alias", alias, reason, "Choose another word, such as prod.")
     return alias
 
 
@@ -85,7 +127,9 @@ class Tag:
         if fault := _fault(key):
             raise NameRefused("the tag", text, fault)
         if not value.isprintable() or len(value) > _TAG_VALUE_MAX:
-            raise NameRefused("the tag", text, "its value has control characters or is too long")
+            reason = "its value has control characters or is too long"
+            advice = f"Behind the '=' goes printable text of at most {_TAG_VALUE_MAX} characters."
+            raise NameRefused("the tag", text, reason, advice)
         return cls(key, value)
 
     def __str__(self) -> str:
@@ -138,11 +182,14 @@ class Reference:
 
 def _path(text: str) -> Path:
     if "\0" in text:
-        raise NameRefused("the path", text, "it has a character that is not allowed")
+        reason = "it has a NUL character"
+        raise NameRefused("the path", text, reason, "Name a file or folder that exists.")
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise NameRefused("the path", text, "there is no home of this user") from None
+        reason = "there is no home of this user"
+        advice = "Write the folder out in full."
+        raise NameRefused("the path", text, reason, advice) from None
 
 
 def _exists(text: str) -> bool:
@@ -162,17 +209,23 @@ def _split_weight(text: str) -> tuple[str, float | None]:
     except ValueError:
         if _exists(text):
             return text, None
-        raise NameRefused("the weight", tail, f"{text!r} does not end in a number") from None
+        reason = f"{text!r} does not end in a number"
+        raise NameRefused("the weight", tail, reason, "Write it as REF=0.5.") from None
     if not math.isfinite(weight):
-        raise NameRefused("the weight", tail, "it is not a finite number")
+        reason = "it is not a finite number"
+        raise NameRefused("the weight", tail, reason, "Write it as REF=0.5.")
     return body, weight
 
 
 def _hub_reference(text: str, body: str, weight: float | None) -> Reference:
     repo, at, revision = body.removeprefix("hf://").partition("@")
     if repo.count("/") != 1:
-        raise NameRefused("the Hub reference", text, "it is not hf://OWNER/REPO")
+        reason = "it is not hf://OWNER/REPO"
+        advice = "Write it as hf://OWNER/REPO or hf://OWNER/REPO@REVISION."
+        raise NameRefused("the Hub reference", text, reason, advice)
     check_name(repo, "the Hub reference")
     if at and (not _HUB_REVISION.fullmatch(revision) or ".." in revision):
-        raise NameRefused("the revision", revision, "it has a character that is not allowed")
+        reason = "it is no name of a branch, tag or commit"
+        advice = "Use letters, digits, '.', '_', '-' and '/', such as main or refs/pr/3."
+        raise NameRefused("the revision", revision, reason, advice)
     return Reference(text, hub=repo, selector=revision, weight=weight)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+
+from adreg.registry import jsonio
+from adreg.registry.adapters.refusals import steering
+from adreg.registry.errors import JsonBroken
+from adreg.registry.names import collisions, file_fault
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -57,54 +63,111 @@ LEFT_OUT: Mapping[str, str] = {
 }
 """Patterns of files that are left out, with why; all else is 'not part of an adapter'."""
 
+STEERED = (
+    CONFIG,
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+)
+"""Files in which a key can choose code."""
+
+_MAX_BESIDE = 256 << 20
+"""Bytes of a file beside the weights: the largest tokenizers have about 35 MB."""
+
+_STORE = re.compile(r"[0-9a-f]{64}")
+
 _FOLDERS_KEPT = frozenset({"additional_chat_templates"})
 
 
 @dataclass
 class Sorted:
-    """The files of a folder: those kept, those left out with the reason, and what is wrong."""
+    """The files of a folder: those kept, those left out with the reason, and what is wrong.
+
+    ``not_followed`` are keys of kept files that would choose code, which nothing here does.
+    """
 
     kept: dict[str, Path] = field(default_factory=dict)
     left_out: list[tuple[str, str]] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
+    not_followed: list[tuple[str, str]] = field(default_factory=list)
 
 
 def sort_files(folder: Path) -> Sorted:
     """Sort the entries of an adapter's folder by name. Raises OSError."""
     result = Sorted()
+    names = []
     for name, path in _entries(folder):
-        if not name.isprintable() or "\\" in name:
-            result.reasons.append(f"the file name {name!r} has characters that are not allowed")
+        names.append(name)
+        if fault := file_fault(path.name):
+            result.reasons.append(f"the file name {name!r} {fault}")
         elif path.is_dir():
             result.left_out.append((name + "/", "a folder of its own"))
         elif not any(fnmatchcase(name, pattern) for pattern in KEPT):
             result.left_out.append((name, _why_not(name)))
-        elif reason := link_fault(path, folder):
+        elif reason := link_fault(path, folder) or _kind_fault(name, path):
             result.reasons.append(f"{name!r} {reason}")
-        elif not stat.S_ISREG(path.stat().st_mode):
-            result.reasons.append(f"{name!r} is not a regular file")
         else:
             result.kept[name] = path
+    for one, other in collisions(names):
+        if one in result.kept or other in result.kept:
+            result.reasons.append(f"{one!r} and {other!r} are one file on macOS and Windows")
+    for name in STEERED:
+        if name in result.kept:
+            _look_for_code(name, result)
     return result
+
+
+def _look_for_code(name: str, result: Sorted) -> None:
+    try:
+        config = jsonio.read_object(result.kept[name])
+    except JsonBroken as error:
+        if name != CONFIG:  # of that one the reader tells itself
+            result.reasons.append(f"{name!r}: {error.reason}")
+        return
+    result.not_followed += [(name, key) for key in steering(config)]
+
+
+def _kind_fault(name: str, path: Path) -> str | None:
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        return "is not a regular file"
+    if name != WEIGHTS and found.st_size > _MAX_BESIDE:
+        return f"has {found.st_size:,} bytes, more than any file of its kind"
+    return None
 
 
 def link_fault(path: Path, folder: Path) -> str | None:
     """Return what is wrong with a path that leads out of its folder, None if it does not.
 
-    The Hub's cache alone may: there ``snapshots/REVISION/FILE`` is a link to
-    ``blobs/DIGEST`` of the same repository (huggingface_hub, file_download.py).
+    A link may do so in the Hub's cache alone: there ``snapshots/REVISION/FILE`` is a link
+    to ``blobs/DIGEST`` of the same repository, which can be one to ``blobs/XX/HASH`` of
+    the whole cache (huggingface_hub 2.4, file_download.py and utils/_shared_blobs.py). A
+    hard link leads elsewhere too, and no look tells where: a file that has another name
+    is refused, but in that cache.
     """
     try:
         real = path.resolve(strict=True)
+        names = real.stat().st_nlink
     except (OSError, RuntimeError):  # RuntimeError: a loop of links, before Python 3.13
         return "is a link to nothing"
     home = folder.resolve()
-    if real.is_relative_to(home):
-        return None
     blobs = blobs_of(home)
-    if blobs is not None and real.parent == blobs:
+    if blobs is not None and (real.parent == blobs or _is_shared(real, blobs)):
         return None
-    return f"is a link out of its folder, to {str(real)!r}"
+    if not real.is_relative_to(home):
+        return f"is a link out of its folder, to {str(real)!r}"
+    if names > 1 and blobs is None and not real.is_dir():
+        return "is a hard link: it has another name, which may lie anywhere"
+    return None
+
+
+def _is_shared(real: Path, blobs: Path) -> bool:
+    """Whether a file is in the store that the repositories of one Hub cache share."""
+    store = blobs.parent.parent / "blobs"
+    named = _STORE.fullmatch(real.name) is not None and real.parent.name == real.name[:2]
+    return named and real.parent.parent == store
 
 
 def blobs_of(folder: Path) -> Path | None:

@@ -6,6 +6,8 @@ weights are strict safetensors, and every fault is found before the adapter is t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from adreg.registry.errors import AdapterRefused, NotAnAdapter, PickleRefused
 from adreg.registry.progress import SILENT, Progress
 from adreg.registry.tensors.header import read_header
 
-__all__ = ["find_adapters", "read_adapter"]
+__all__ = ["Unread", "find_adapters", "look_at", "read_adapter"]
 
 _CONVERT = (
     "Add it with `adreg add FOLDER --convert-pickle`, which reads it as nothing but tensors,"
@@ -37,6 +39,26 @@ _CONVERT = (
 )
 _MAX_CONFIG = 16 << 20
 _SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """An adapter whose form is checked and whose files are still to be read through.
+
+    ``spec`` has everything but the digests of its ``files``; ``kept`` are those files.
+    """
+
+    spec: AdapterSpec
+    kept: Mapping[str, Path]
+
+
+def look_at(folder: Path, progress: Progress = SILENT) -> Unread:
+    """Check the form of the adapter in a folder: names, configuration, headers.
+
+    Raises what ``read_adapter`` does, all faults in one AdapterRefused; only for one that
+    is refused are its weights read.
+    """
+    return _look(folder, progress, check_values=True)
 
 
 def read_adapter(
@@ -48,6 +70,23 @@ def read_adapter(
     without it their headers alone are read. The kept files are hashed either way.
     Raises NotAnAdapter, PickleRefused, JsonBroken, TensorFileBroken, AdapterRefused.
     """
+    unread = _look(folder, progress, check_values=check_values)
+    spec, reasons = unread.spec, []
+    total = sum(path.stat().st_size for path in unread.kept.values())
+    total += sum(tensor.info.nbytes for tensor in spec.tensors) if check_values else 0
+    progress.start(f"Reading {folder.name}", total)
+    try:
+        if check_values:
+            reasons = find_bad_values(spec.weights.path, spec.tensors, progress.advance)
+        if reasons:
+            raise AdapterRefused(folder, tuple(reasons))
+        kept = tuple(_digest(folder, *item, progress) for item in sorted(unread.kept.items()))
+    finally:
+        progress.finish()
+    return replace(spec, files=kept)
+
+
+def _look(folder: Path, progress: Progress, *, check_values: bool) -> Unread:
     files = _sort(folder)
     config = _read_config(folder, files)
     peft_type = _check_type(folder, config)
@@ -57,19 +96,15 @@ def read_adapter(
     reasons = [*files.reasons, *fields.reasons, *unknown]
     if not unknown:
         reasons += check_tensors(tensors, fields)
-
-    total = sum(path.stat().st_size for path in files.kept.values())
-    total += sum(tensor.info.nbytes for tensor in tensors) if check_values else 0
-    progress.start(f"Reading {folder.name}", total)
-    try:
-        if check_values:
-            reasons += find_bad_values(weights.path, tensors, progress.advance)
-        if reasons or fields.lora is None:
-            raise AdapterRefused(folder, tuple(reasons))
-        kept = tuple(_digest(folder, *item, progress) for item in sorted(files.kept.items()))
-    finally:
-        progress.finish()
-    return AdapterSpec(
+    if reasons or fields.lora is None:
+        if check_values:  # a user hears of all faults at once
+            progress.start(f"Reading {folder.name}", sum(one.info.nbytes for one in tensors))
+            try:
+                reasons += find_bad_values(weights.path, tensors, progress.advance)
+            finally:
+                progress.finish()
+        raise AdapterRefused(folder, tuple(reasons))
+    spec = AdapterSpec(
         folder=folder,
         config=config,
         config_text=files.kept[CONFIG].read_bytes().decode(),  # read_text would change \r\n
@@ -84,9 +119,10 @@ def read_adapter(
         tensors=tensors,
         weights=weights,
         licence=read_licence(folder),
-        files=kept,
+        files=(),
         left_out=tuple(files.left_out),
     )
+    return Unread(spec, files.kept)
 
 
 def _sort(folder: Path) -> Sorted:
@@ -123,7 +159,7 @@ def _file_advice(path: Path) -> str:
 
 def _no_config(folder: Path, names: set[str]) -> tuple[str, str]:
     if not names:
-        return "the folder is empty", ""
+        return "the folder is empty", "Name the folder that PEFT's save_pretrained wrote."
     below = [path for _, path in zip(range(_SHOWN + 1), find_adapters(folder), strict=False)]
     if below:
         shown = ", ".join(str(path) for path in below[:_SHOWN])

@@ -1,4 +1,4 @@
-"""What is refused by name, and why: kinds of adapter, settings, initialisations, tensors.
+"""What is refused or not followed by name, and why: settings, initialisations, tensors, code.
 
 Read from PEFT 0.21.2 (utils/peft_types.py, tuners/lora/config.py, tuners/lora/layer.py,
 tuners/lora/variants.py). Refusing by name is what keeps "success, nothing applied" away:
@@ -7,6 +7,7 @@ an adapter with one of these settings has ordinary looking tensors that mean som
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,6 +59,60 @@ TENSOR_WORDS: Mapping[str, str] = {
     "original_module": "it is a copy of the base's module, from a raw dump of the model",
 }
 """Parts of tensor names that are known and not understood, with what they are."""
+
+
+STEERING: Mapping[str, str] = {
+    "auto_map": "names code",
+    "auto_mapping": "names a package to import",
+    "custom_pipelines": "names code",
+    "custom_generate": "names code",
+    "trust_remote_code": "asks for code to be run",
+    "kernel_config": "names kernels",
+    "use_kernels": "asks for kernels of others",
+}
+"""Keys of JSON files with which code is chosen (transformers 5.23, auto_factory.py and
+modeling_utils.py; PEFT 0.21.2, auto.py, which imports the ``parent_library`` of auto_mapping)."""
+
+_IMPLEMENTATION = re.compile(r"_?(?:attn|experts)_implementation(?:_internal)?")
+"""Keys that choose kernels: such a value can be a repository to run (CVE-2026-4372)."""
+
+_BUILT_IN = frozenset({"eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"})
+_LIBRARIES = frozenset({"transformers", "diffusers", "torch"})
+_MAX_LOOKED_AT = 10_000
+
+
+def steering(config: Mapping[str, Any]) -> list[str]:
+    """Return each key that would choose code or kernels, at any depth, and what it does.
+
+    Nothing in adreg follows them. Empty values and attention that transformers itself has
+    are not named.
+    """
+    found: list[str] = []
+    waiting: list[tuple[str, Mapping[str, Any]]] = [("", config)]
+    for where, inner in waiting:
+        for key, value in inner.items():
+            if isinstance(value, dict) and len(waiting) < _MAX_LOOKED_AT:
+                waiting.append((f"{where}{key}.", value))
+            if not value:
+                continue
+            if what := STEERING.get(key):
+                if key != "auto_mapping" or not _is_usual_library(value):
+                    found.append(f"{where}{key} {what}")
+            elif _IMPLEMENTATION.fullmatch(key) and not _is_built_in(value):
+                found.append(f"{where}{key} names kernels")
+    return sorted(found)
+
+
+def _is_usual_library(value: object) -> bool:
+    """Whether PEFT's auto_mapping names where the model's class always is."""
+    library = value.get("parent_library") if isinstance(value, dict) else None
+    return isinstance(library, str) and library.partition(".")[0] in _LIBRARIES
+
+
+def _is_built_in(value: object) -> bool:
+    """Whether attention is transformers' own, for the whole model or by its parts."""
+    names = value.values() if isinstance(value, dict) else (value,)
+    return all(isinstance(name, str) and name in _BUILT_IN for name in names)
 
 
 def refused_settings(config: Mapping[str, Any]) -> list[str]:

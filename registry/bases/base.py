@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,7 +16,9 @@ from adreg.registry.bases import hf_cache, quantised
 from adreg.registry.bases.memory import Memory, memory_pieces
 from adreg.registry.bases.tied import is_tied
 from adreg.registry.errors import BaseRefused, InputRefused, TensorFileBroken
+from adreg.registry.names import collisions, file_fault
 from adreg.registry.tensors.checkpoint import (
+    CHECKPOINTS,
     INDEX,
     PICKLED,
     PICKLED_INDEX,
@@ -129,8 +132,12 @@ class Base:
         return reader.read(file.path, info, start, stop)
 
 
-def read_base(folder: Path, *, dequantize: bool = False) -> Base:
+def read_base(
+    folder: Path, *, dequantize: bool = False, sizes: Mapping[str, int] | None = None
+) -> Base:
     """Read a base's configuration and headers, not its weights.
+
+    ``sizes`` are those of the whole files, by name, of which only the headers are there.
 
     A quantised one is refused, or with ``dequantize`` described as the checkpoint of 16
     bits that its weights decode to: ``decoders`` then read those.
@@ -142,8 +149,10 @@ def read_base(folder: Path, *, dequantize: bool = False) -> Base:
     """
     names = _names(folder)
     _check_names(folder, names)
+    _check_links(folder, (CONFIG, *names & set(CHECKPOINTS)))
     config = jsonio.read_object(folder / CONFIG)
-    layout = _read_layout(folder)
+    layout = _read_layout(folder, sizes)
+    _check_links(folder, (file.path.name for file in layout.files))
     known = hf_cache.identify(folder)
     decoders: Mapping[str, Decoder] = {}
     if how := quantised.scheme(config, layout):
@@ -253,13 +262,21 @@ def _no_weights(names: set[str]) -> tuple[str, str]:
             "Use the checkpoint in the layout of transformers.",
         )
     if not names:
-        return "the folder is empty", ""
+        return "the folder is empty", "Name the folder of a transformers model."
     return f"it holds neither {SINGLE} nor {INDEX}", "Name the folder of a transformers model."
 
 
-def _read_layout(folder: Path) -> Layout:
+def _check_links(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        # One that is not there is told of by what reads it.
+        if os.path.lexists(folder / name) and (fault := link_fault(folder / name, folder)):
+            advice = "Copy the file itself into the folder."
+            raise BaseRefused(folder, f"{name!r} {fault}", advice)
+
+
+def _read_layout(folder: Path, sizes: Mapping[str, int] | None) -> Layout:
     try:
-        return read_layout(folder)
+        return read_layout(folder, sizes)
     except TensorFileBroken as error:
         if error.path.exists():
             raise
@@ -298,13 +315,15 @@ def _side_files(folder: Path, names: set[str]) -> tuple[tuple[str, ...], tuple[s
         is_code = name.endswith(".py")
         if not is_code and any(fnmatchcase(name, pattern) for pattern in LEFT_BEHIND):
             continue
-        if not name.isprintable() or "\\" in name:
-            raise BaseRefused(folder, f"the file name {name!r} has characters that are not allowed")
-        if not path.is_file() and not path.is_symlink():
+        if fault := file_fault(path.name):
+            raise BaseRefused(folder, f"the file name {name!r} {fault}")
+        if path.is_dir() and not path.is_symlink():
             continue
-        if fault := link_fault(path, folder):
-            advice = "Copy the file itself into the folder."
-            raise BaseRefused(folder, f"{name!r} {fault}", advice)
+        _check_links(folder, (name,))
         if path.is_file():
             (code if is_code else side).append(name)
+        elif not path.is_dir():
+            raise BaseRefused(folder, f"{name!r} is not a regular file")
+    for one, other in collisions([*side, *code]):
+        raise BaseRefused(folder, f"{one!r} and {other!r} are one file on macOS and Windows")
     return tuple(sorted(side)), tuple(sorted(code))

@@ -124,6 +124,12 @@ class HubClient:
         except OfflineModeIsEnabled as error:
             raise _offline(target) from error
 
+    def waiting_by(self, sleep: Callable[[float], object]) -> HubClient:
+        """Return such a client that waits by another function, which may raise to end it."""
+        return HubClient(
+            self.endpoint, self._given, offline=self.offline, backoff=self.backoff, sleep=sleep
+        )
+
     def check_online(self, target: str) -> None:
         """Raise HubOffline in offline mode."""
         if self.offline:

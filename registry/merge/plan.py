@@ -213,7 +213,10 @@ def _check_ledger(
             for tensor in placement.tensors
         )
         if left := sorted(t.key for t in item.spec.tensors if used[t.key] != 1):
-            raise MergeRefused(tuple(f"{item.name}: {key!r} is not used just once" for key in left))
+            raise MergeRefused(
+                tuple(f"{item.name}: {key!r} is not used just once" for key in left),
+                "It is a fault of adreg: use the adapter with PEFT, unmerged, and report it.",
+            )
 
 
 def _check_patterns(

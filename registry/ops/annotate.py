@@ -128,7 +128,7 @@ def note(context: Context, reference: str, text: str) -> Noted:
     """Leave a remark on a version; several stay side by side. Raises NameRefused or NotFound."""
     text = text.strip()
     if not text:
-        raise NameRefused("the note", text, "it is empty")
+        raise NameRefused("the note", text, "it is empty", "Say something in it.")
     at = history.now()
     with context.catalog.write() as connection:
         key = resolve.unweighted(connection, reference)
@@ -147,9 +147,11 @@ def metric(context: Context, reference: str, metrics: Mapping[str, float]) -> Me
     for name, value in metrics.items():
         check_name(name, "the metric")
         if len(name) > _METRIC_NAME:
-            raise NameRefused("the metric", name, f"it is longer than {_METRIC_NAME}")
+            reason = f"it is longer than {_METRIC_NAME} characters"
+            raise NameRefused("the metric", name, reason, "Choose a shorter name.")
         if not math.isfinite(value):
-            raise NameRefused("the metric", f"{name}={value}", "it is not a finite number")
+            reason = "it is not a finite number"
+            raise NameRefused("the metric", f"{name}={value}", reason, "Write it as loss=0.7.")
     at = history.now()
     with context.catalog.write() as connection:
         key = resolve.unweighted(connection, reference)

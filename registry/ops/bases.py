@@ -39,12 +39,24 @@ class BaseShown:
 
 
 @dataclass(frozen=True, slots=True)
+class Away:
+    """A base that is on the Hub: where the cache would keep it, and its files with their sizes."""
+
+    location: Path
+    files: tuple[BaseFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class OpenedBase:
-    """A base as it lies on disk now, and its record if the catalog knows it."""
+    """A base as it lies on disk now, and its record if the catalog knows it.
+
+    Of one that is ``away`` only what its headers say is here.
+    """
 
     base: Base
     record: BaseRecord | None
     text: str
+    away: Away | None = None
 
     @property
     def name(self) -> str:
@@ -89,23 +101,28 @@ def add_base(  # noqa: PLR0913  # one argument for each thing that can be said o
     return added
 
 
-def record_base(
+def record_base(  # noqa: PLR0913  # as ``add_base``
     connection: Connection,
     base: Base,
     *,
     name: str | None = None,
     aliases: Iterable[str] = (),
     licence: str | None = None,
+    files: tuple[BaseFile, ...] | None = None,
 ) -> BaseAdded:
-    """Record a base that was read, in a transaction of the caller's; see ``add_base``."""
+    """Record a base that was read, in a transaction of the caller's; see ``add_base``.
+
+    ``files`` are those of a base that is not in its folder.
+    """
     at = history.now()
+    files = _seen(base) if files is None else files
     facts = _facts(base, licence)
     others = [*([base.hub_repo] if base.hub_repo else []), *aliases]
     tensors = len(base.layout.places)
     known = _known(connection, base, name)
     if known is None:
         wanted = name or _default_name(connection, base)
-        record = bases.add(connection, wanted, facts, aliases=others, files=_seen(base), at=at)
+        record = bases.add(connection, wanted, facts, aliases=others, files=files, at=at)
         _tell(connection, "base add", record, at)
         return BaseAdded(record, new=True, moved=False, tensors=tensors)
     moved = known.facts.location != facts.location
@@ -114,7 +131,7 @@ def record_base(
     if moved or facts != known.facts:
         bases.replace_facts(connection, known.id, facts)
         _tell(connection, "base update", known, at)
-    bases.set_files(connection, known.id, _seen(base))
+    bases.set_files(connection, known.id, files)
     bases.add_aliases(connection, known.id, others)
     record = bases.get(connection, known.id)
     return BaseAdded(record, new=False, moved=moved, tensors=tensors)
@@ -163,13 +180,17 @@ def open_base(context: Context, text: str, *, dequantize: bool = False) -> Opene
             close = _close(connection, text)
         raise NotFound("base", text, close, error.advice) from error
     with context.catalog.read() as connection:
-        return OpenedBase(base, _same(connection, base), text)
+        return OpenedBase(base, same_record(connection, base), text)
 
 
 def open_record(record: BaseRecord, text: str = "") -> OpenedBase:
     """Read the headers of a recorded base, and make sure that it is still what was recorded."""
     folder = record.facts.location
     again = f"If it lies elsewhere now: adreg base add FOLDER --name {record.name}"
+    if not folder.is_dir() and folder.name == record.facts.revision:  # of the cache
+        fetch = f"`hf download {record.facts.hub_repo} --revision {record.facts.revision}`"
+        reason = f"the base {record.name} is not in the Hugging Face cache"
+        raise BaseRefused(folder, reason, f"Fetch it with {fetch}, or merge with --stream.")
     if not folder.is_dir():
         raise BaseRefused(folder, f"the folder of the base {record.name} is gone", again)
     # A quantised base is recorded only by one who asked to decode it.
@@ -184,7 +205,7 @@ def _known(connection: Connection, base: Base, name: str | None) -> BaseRecord |
     """Return the record that this very base has already; raise AlreadyExists for another one."""
     if name is None:
         there = bases.find_by_location(connection, base.folder)
-        same = _same(connection, base)
+        same = same_record(connection, base)
         if same is None and there:
             advice = "What lies in its folder has changed: choose another name with --name."
             raise AlreadyExists("base", there[0].name, advice)
@@ -195,7 +216,8 @@ def _known(connection: Connection, base: Base, name: str | None) -> BaseRecord |
     return found
 
 
-def _same(connection: Connection, base: Base) -> BaseRecord | None:
+def same_record(connection: Connection, base: Base) -> BaseRecord | None:
+    """Return the record of the base in this folder, None when it holds another one by now."""
     there = bases.find_by_location(connection, base.folder)
     return next((one for one in there if _is_same(base, one)), None)
 

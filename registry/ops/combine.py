@@ -55,7 +55,8 @@ def combine(
     weights = [1.0 if weight is None else weight for weight in given]
     density = how.density
     if density is not None and not 0 < density <= 1:
-        raise AdapterNotMade((f"the density {density:g} is not above 0 and at most 1",))
+        reason = f"the density {density:g} is not above 0 and at most 1"
+        raise AdapterNotMade((reason,), "Pass --density, the share to keep: 0.5.")
     settings = Settings(
         how.method,
         made_adapters.target(how.rank, how.energy),

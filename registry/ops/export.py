@@ -76,7 +76,7 @@ def export(  # noqa: PLR0913  # one choice each
     if isinstance(record, AdapterVersion):
         if licence is not None:
             reason = f"{record.key} is an adapter, which is exported as it is"
-            raise NameRefused("the licence", licence, reason)
+            raise NameRefused("the licence", licence, reason, "Leave out --license.")
         return _export_adapter(context, record, output, dry_run=dry_run)
     parts = locking.gather(context, record)
     licence = release_licence(parts.licensed(), licence, allow_unknown=allow_unknown_licence)

@@ -99,9 +99,10 @@ def target(rank: int | None, energy: float | None) -> Target | None:
     if rank is None and energy is None:
         return None
     if rank is not None and rank < 1:
-        raise AdapterNotMade((f"the rank {rank} is not 1 or more",))
+        raise AdapterNotMade((f"the rank {rank} is not 1 or more",), "Pass --rank 16, say.")
     if energy is not None and not 0 < energy <= 1:
-        raise AdapterNotMade((f"the energy {energy:g} is not above 0 and at most 1",))
+        reason = f"the energy {energy:g} is not above 0 and at most 1"
+        raise AdapterNotMade((reason,), "Pass --energy 0.95, say.")
     return Target(rank, energy)
 
 

@@ -35,7 +35,8 @@ def resize(  # noqa: PLR0913  # one argument for each thing that can be asked
         )
     adapter = open_version(context, reference)
     if adapter.reference.weight is not None:
-        raise NameRefused("the reference", reference, "a weight means nothing here")
+        reason = "a weight means nothing here"
+        raise NameRefused("the reference", reference, reason, "Leave out '=' and the weight.")
     code = None if dtype is None else dtypes.OUTPUTS[dtype]
     sides, _ = made_adapters.side_files([adapter.spec])
     asked = {"rank": rank, "energy": energy, "dtype": dtype}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from adreg.registry.catalog import bases, models
+from adreg.registry.catalog import bases, models, remotes
 from adreg.registry.catalog import show as catalog_show
 from adreg.registry.catalog.engine import Connection
-from adreg.registry.catalog.records import AdapterVersion, ModelVersion, VersionKey
+from adreg.registry.catalog.records import AdapterVersion, ModelVersion, Remote, VersionKey
 from adreg.registry.ops import resolve
 from adreg.registry.ops.context import Context
 
@@ -26,11 +26,13 @@ class Shown:
     """One version. ``descendants`` are all models that it went into, directly or through others.
 
     ``base_names`` are the bases that lie in a model's folder: what it is itself a base as.
+    ``remotes`` are its copies on the Hub, oldest first.
     """
 
     version: AdapterVersion | ModelVersion
     descendants: tuple[Descendant, ...]
     base_names: tuple[str, ...]
+    remotes: tuple[Remote, ...]
 
 
 def show(context: Context, reference: str) -> Shown:
@@ -41,11 +43,12 @@ def show(context: Context, reference: str) -> Shown:
     with context.catalog.read() as connection:
         key = resolve.unweighted(connection, reference)
         descendants = tuple(_descendants(connection, key))
+        copies = remotes.of(connection, key)
         if key.kind == "adapter":
-            return Shown(catalog_show.adapter(connection, key), descendants, ())
+            return Shown(catalog_show.adapter(connection, key), descendants, (), copies)
         model = catalog_show.model(connection, key)
         here = bases.find_by_location(connection, model.facts.location)
-        return Shown(model, descendants, tuple(one.name for one in here))
+        return Shown(model, descendants, tuple(one.name for one in here), copies)
 
 
 def _descendants(connection: Connection, key: VersionKey) -> Iterator[Descendant]:

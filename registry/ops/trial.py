@@ -63,7 +63,7 @@ def try_out(
     InputRefused, MissingPackage.
     """
     if not references:
-        raise NameRefused("the reference", "", "none was given")
+        raise NameRefused("the reference", "", "none was given", "Name one or more.")
     opened = [_open(context, text) for text in references]
     groups: dict[Path, tuple[OpenedBase, list[Subject]]] = {}
     models: list[Subject] = []

@@ -36,8 +36,9 @@ _TAKES_PLACE = {
     Part.MAGNITUDE: "is DoRA's magnitude, by which the base's norm was divided out",
 }
 
-_MUTATING = ("pissa", "olora", "corda", "lora_ga", "loftq")
-"""Beginnings of ``init_lora_weights`` whose delta is computed from W (peft 0.21.2)."""
+_MUTATING = ("pissa", "olora")
+"""Beginnings of ``init_lora_weights`` whose delta is computed from W (peft 0.21.2), of those
+that ``read_adapter`` takes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,7 +145,7 @@ def _check_recipe(record: ModelVersion) -> None:
         reason = f"{record.key} was combined by {facts.method}, which PEFT cannot do unmerged"
         raise InputRefused(facts.location, reason, advice)
     if not record.inputs:
-        raise InputRefused(facts.location, f"no adapter is recorded for {record.key}")
+        raise InputRefused(facts.location, f"no adapter is recorded for {record.key}", advice)
     asked = facts.recipe.get("adapters")
     parts = [one for one in asked if isinstance(one, Mapping)] if isinstance(asked, list) else []
     more = any(one.get("weights") for one in parts)

@@ -30,6 +30,7 @@ LOCK = "adreg.lock.json"
 """The name of the file."""
 
 SCHEMA = 1
+_AGAIN = "Take it again from the release."
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +147,16 @@ def read_lock(path: Path) -> Lock:
     try:
         data = jsonio.read_object(path)
     except JsonBroken as error:
-        raise LockBroken(path, error.reason, "Take it again from the release.") from error
+        raise LockBroken(path, error.reason, _AGAIN) from error
     schema = data.pop("schema", None)
     if schema != SCHEMA:
-        advice = "Install a newer adreg." if isinstance(schema, int) and schema > SCHEMA else ""
+        newer = isinstance(schema, int) and schema > SCHEMA
+        advice = "Install a newer adreg." if newer else _AGAIN
         raise LockBroken(path, f"its schema is {schema!r}, this adreg reads {SCHEMA}", advice)
     try:
         return _lock(Fields(data, ""))
     except ValueError as error:
-        raise LockBroken(path, str(error), "Take it again from the release.") from None
+        raise LockBroken(path, str(error), _AGAIN) from None
 
 
 def _lock(fields: Fields) -> Lock:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from adreg.registry import digest, jsonio
 from adreg.registry.errors import TensorFileBroken
+from adreg.registry.names import collisions, file_fault
+from adreg.registry.opening import is_hollow, open_regular
 from adreg.registry.tensors.header import TensorFile, TensorInfo, read_header
 from adreg.registry.tensors.pickles import read_pickle
 
@@ -70,18 +72,20 @@ class Layout:
         return digest.of_value(sorted([t.name, t.dtype, list(t.shape)] for t in self))
 
 
-def read_layout(folder: Path) -> Layout:
+def read_layout(folder: Path, sizes: Mapping[str, int] | None = None) -> Layout:
     """Read the headers of a checkpoint folder; raise TensorFileBroken or JsonBroken.
 
+    ``sizes`` are those of the whole files, by name, of which only the headers are there.
     Files of torch.save are read where there are no safetensors, as transformers 5.23 does,
     and by ``read_pickle``, which also raises PickleRefused. A missing checkpoint is
     TensorFileBroken too, with the name of the file that was looked for.
     """
+    sizes = {} if sizes is None else sizes
     index = index_of(folder)
     if index is None:
         pickled = not (folder / SINGLE).exists() and (folder / PICKLED).exists()
-        return Layout.of((_read(folder / (PICKLED if pickled else SINGLE)),))
-    weight_map = jsonio.read_object(index, max_bytes=1 << 30).get("weight_map")
+        return Layout.of((_read(folder / (PICKLED if pickled else SINGLE), sizes),))
+    weight_map = jsonio.read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise TensorFileBroken(index, "it has no weight_map")
     shards: dict[str, set[str]] = {}
@@ -90,7 +94,10 @@ def read_layout(folder: Path) -> Layout:
         if not isinstance(file, str) or not _plain(file, suffix):
             raise TensorFileBroken(index, f"the shard name {file!r} is not a plain file name")
         shards.setdefault(file, set()).add(name)
-    layout = Layout.of(tuple(_read(folder / file) for file in sorted(shards)))
+    for one, other in collisions(shards):
+        reason = f"the shards {one!r} and {other!r} are one file on macOS and Windows"
+        raise TensorFileBroken(index, reason)
+    layout = Layout.of(tuple(_read(folder / file, sizes) for file in sorted(shards)))
     for file in layout.files:
         _compare(index, file, shards[file.path.name])
     return layout
@@ -105,17 +112,21 @@ def index_of(folder: Path) -> Path | None:
     return folder / PICKLED_INDEX if (folder / PICKLED_INDEX).exists() else None
 
 
-def _read(path: Path) -> TensorFile:
-    return read_pickle(path) if path.suffix == ".bin" else read_header(path)
+def _read(path: Path, sizes: Mapping[str, int]) -> TensorFile:
+    if path.suffix != ".bin":
+        return read_header(path, sizes.get(path.name))
+    try:
+        with open_regular(path) as file:
+            hollow = is_hollow(file.fileno())
+    except OSError as error:
+        raise TensorFileBroken(path, error.strerror or str(error)) from error
+    if hollow:
+        raise TensorFileBroken(path, "hardly any of its bytes are there: it has holes")
+    return read_pickle(path)
 
 
 def _plain(name: str, suffix: str) -> bool:
-    return (
-        name.endswith(suffix)
-        and name.isprintable()
-        and not name.startswith(".")
-        and not set(name) & set("/\\:")
-    )
+    return name.endswith(suffix) and not name.startswith(".") and file_fault(name) is None
 
 
 def _compare(index: Path, file: TensorFile, promised: set[str]) -> None:

@@ -189,7 +189,8 @@ def _answers(model: Any, given: Iterable[Mapping[str, Any]], subject: Subject) -
                 outputs = model(**{name: value.to(model.device) for name, value in one.items()})
             except (ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
                 reason = f"it does not run on {', '.join(one)}: {first_line(error)}"
-                raise InputRefused(subject.folder, reason) from error
+                advice = "Compare it in transformers: what it takes is not known here."
+                raise InputRefused(subject.folder, reason, advice) from error
             name = next((name for name in _OUTPUTS if name in outputs), next(iter(outputs)))
             value = outputs[name]
             if name == "start_logits":
@@ -197,7 +198,7 @@ def _answers(model: Any, given: Iterable[Mapping[str, Any]], subject: Subject) -
             found.append(value.flatten(0, -2).float().cpu())
     if not all(bool(one.isfinite().all()) for one in found):
         raise InputRefused(
-            subject.folder, f"outputs of {subject.label} are not finite", "Its weights are broken."
+            subject.folder, f"outputs of {subject.label} are not finite", "Fetch or make it again."
         )
     return _Answers(found, "logits" in name)
 
@@ -278,6 +279,6 @@ def _check_shapes(subject: Subject, one: _Answers, other: _Answers) -> None:
         if ours.shape != theirs.shape:
             shapes = f"{tuple(theirs.shape)} and {tuple(ours.shape)}"
             reason = f"its outputs have another shape than those of base and adapters: {shapes}"
-            raise InputRefused(subject.folder, reason)
+            raise InputRefused(subject.folder, reason, "Name its own base with --base.")
         if not math.prod(ours.shape):
-            raise InputRefused(subject.folder, "it has no outputs")
+            raise InputRefused(subject.folder, "it has no outputs", "Train a head for it.")

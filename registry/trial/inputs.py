@@ -87,7 +87,9 @@ def _drawn(model: Any, folder: Path, seed: int) -> dict[str, Any]:  # noqa: ANN4
         )
         is_spectrum = bands > 0 and frames > 0
         return {main: _noise((1, frames, bands) if is_spectrum else (1, _SAMPLES), seed)}
-    raise InputRefused(folder, f"nothing is known that fits its input {main}")
+    reason = f"nothing is known that fits its input {main}"
+    advice = "Compare it in transformers: what it takes is not known here."
+    raise InputRefused(folder, reason, advice)
 
 
 def _ids(config: Any, seed: int, length: int) -> Any:  # noqa: ANN401

@@ -106,7 +106,8 @@ def load(subject: Subject, dtype: Any) -> Any:  # noqa: ANN401  # transformers b
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         reason = f"transformers cannot load it: {first_line(error)}"
-        raise InputRefused(subject.folder, reason) from error
+        advice = "See that all of its files are there; code of its own is never run."
+        raise InputRefused(subject.folder, reason, advice) from error
     if subject.vocabulary is not None:
         model.resize_token_embeddings(subject.vocabulary, mean_resizing=False)
     model.eval()
@@ -184,7 +185,8 @@ def load_tokenizer(folder: Path) -> Any:  # noqa: ANN401
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = f"its tokenizer cannot be loaded: {first_line(error)}"
-        raise InputRefused(folder, reason) from error
+        advice = "Copy the tokenizer's files of its base into it."
+        raise InputRefused(folder, reason, advice) from error
 
 
 def first_line(error: BaseException) -> str:

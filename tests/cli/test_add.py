@@ -61,7 +61,9 @@ def test_a_refusal_is_two_lines_and_exit_1(adreg: Adreg, tmp_path: Path) -> None
     ran = adreg("add", str(tmp_path / "empty"))
 
     assert (1, "") == (ran.code, ran.out)
-    assert f"error: {tmp_path}/empty: the folder is empty\n" == ran.err
+    error, hint = ran.err.splitlines()
+    assert f"error: {tmp_path}/empty: the folder is empty" == error
+    assert "hint: Name the folder that PEFT's save_pretrained wrote." == hint
 
 
 def test_a_tree_ends_in_a_summary(adreg: Adreg, made: Path, tmp_path: Path) -> None:

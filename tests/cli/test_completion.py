@@ -81,7 +81,7 @@ def completed(shell: str, line: str) -> str:
     finally:
         os.close(terminal)
         os.waitpid(child, 0)
-    return re.findall(r"\n< ?([^\n]*?) ?>", told)[-1]
+    return str(re.findall(r"\n< ?([^\n]*?) ?>", told)[-1])
 
 
 def _read_until(terminal: int, wanted: str) -> str:

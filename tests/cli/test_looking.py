@@ -125,7 +125,7 @@ def test_show_config(adreg: Adreg) -> None:
         ("team/support@9", "there is no version 'team/support@9'", "'team/support@2'"),
         ("hf://some/one", "there is no version from the Hub repository", "adreg list"),
         ("./nowhere", "nowhere: a name from the catalog is needed here", "adreg add nowhere"),
-        ("summary=0.5", "the reference 'summary=0.5' is not allowed: a weight", "Use"),
+        ("summary=0.5", "the reference 'summary=0.5' is not allowed: a weight", "Leave out"),
         ("a\x1b[31mb", "it has a character that is not allowed", "Use letters"),
     ],
 )

@@ -82,12 +82,14 @@ def test_the_part_that_peft_takes(
 ) -> None:
     """What PEFT leaves of a layer is W less the part, to the rounding of PEFT's arithmetic."""
     weight = torch.from_numpy(matrix(*SHAPES[shape], seed=1)).to(dtype)
-    model = nn.Sequential(nn.Linear(*SHAPES[shape][::-1], bias=False, dtype=dtype))
-    model[0].weight.data = weight.clone()
+    linear = nn.Linear(*SHAPES[shape][::-1], bias=False, dtype=dtype)
+    model = nn.Sequential(linear)
+    linear.weight.data = weight.clone()
     config = peft.LoraConfig(
         r=6, lora_alpha=9, use_rslora=rslora, init_lora_weights=kind, target_modules=["0"]
     )
-    layer: Any = peft.get_peft_model(model, config).base_model.model[0]
+    wrapped: Any = peft.get_peft_model(model, config)
+    layer = wrapped.base_model.model[0]
 
     ours = part(weight.float().numpy(), Decomposed(kind, 6, layer.scaling["default"]))
 

@@ -108,7 +108,7 @@ def test_methods(home: Path, folders: tuple[Path, Path, Path], name: str, dtype:
 def combined(method: Method, name: str, w: Any, deltas: list[Any]) -> Any:
     """Return a method's outcome in float64, the tensor being one tile."""
     whole = Tile(0, w.shape[0], 0, w.shape[1])
-    one = make_combination(method, name, *w.shape, (0.7, 0.6), np.float64)
+    one = make_combination(method, name, w.shape[0], w.shape[1], (0.7, 0.6), np.float64)
     while one.passes_left:
         one.take(whole, one.look(w, deltas, whole))
         one.close_pass()
@@ -148,9 +148,8 @@ def trained(base: Path, out: Path, kind: str, **settings: Any) -> Path:
     with warnings.catch_warnings(), torch.random.fork_rng():
         warnings.simplefilter("ignore")
         torch.manual_seed(5)
-        config = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)](
-            target_modules=["q_proj", "down_proj"], **settings
-        )
+        make: Any = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)]
+        config = make(target_modules=["q_proj", "down_proj"], **settings)
         model: Any = peft.get_peft_model(factory.load_base(base, torch.float32), config)
         for parameter in model.parameters():
             if parameter.requires_grad:

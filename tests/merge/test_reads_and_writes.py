@@ -81,7 +81,7 @@ def written() -> int:
 def test_each_byte_of_the_base_is_read_once_and_each_of_the_output_written_once(
     kind: str, tmp_path: Path, reads: Reads
 ) -> None:
-    """Whatever the adapters, a merge is one pass: but for the sampled rows nothing is read twice."""
+    """A merge is one pass whatever the adapters: only the sampled rows are read twice."""
     base, plan, report, wrote = merged(tmp_path, ADAPTERS[kind])
     assert report.changed > 0
     file = base.folder / "model.safetensors"

@@ -60,7 +60,11 @@ LIES: dict[str, tuple[Any, bytes, str]] = {
     "hole at the front": ({"a": entry(2, 6)}, bytes(6), "'a' leaves a hole before it"),
     "trailing bytes": ({"a": entry()}, bytes(5), "followed by unknown bytes"),
     "cut short": ({"a": entry()}, bytes(3), "cut short"),
-    "duplicate key": ('{"a": 1, "a": 2}', b"", "'a' stands twice"),
+    "duplicate key": (
+        json.dumps({"a": entry()})[:-1] + "," + json.dumps({"a": entry(4, 8)})[1:],
+        bytes(8),
+        "'a' stands twice",
+    ),
     "duplicate field": (
         '{"a": {"dtype": "F32", "dtype": "I32", "shape": [1], "data_offsets": [0, 4]}}',
         bytes(4),

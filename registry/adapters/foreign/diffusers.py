@@ -101,7 +101,8 @@ def convert(path: Path, file: TensorFile, said: Said) -> Converted:
                 try:
                     alpha = scalar(reader, file, own)
                 except ValueError as error:
-                    raise AdapterRefused(path, (str(error),), "Fetch it again.") from None
+                    advice = "Fetch or save the adapter again."
+                    raise AdapterRefused(path, (str(error),), advice) from None
             factors[module] = Factors(copied(file, a), copied(file, b), alpha)
     alphas = any("alpha" in parts for parts in modules.values())
     if said.alpha is not None and (alphas or settings):

@@ -145,7 +145,7 @@ def scalar(reader: TensorReader, file: TensorFile, info: TensorInfo) -> float:
         value = float(reader.read(file.path, info)[0])
         if math.isfinite(value):
             return value
-    raise ValueError(f"the tensor {info.name!r} is not one finite number")
+    raise ValueError(f"the tensor {info.name!r} is not one finite number: {text(info.shape)}")
 
 
 def check_floats(path: Path, infos: Iterable[TensorInfo]) -> None:

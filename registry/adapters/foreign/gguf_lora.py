@@ -88,7 +88,8 @@ def convert(path: Path, said: Said) -> Converted:
     arch = str(facts.get("general.architecture"))
     alpha = facts.get("adapter.lora.alpha", 0.0)
     if not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise AdapterRefused(path, (f"its alpha is {alpha!r}, not a number",), "Make it again.")
+        reason = f"its alpha is {alpha!r}, not a number"
+        raise AdapterRefused(path, (reason,), "Make it again with convert_lora_to_gguf.py.")
     _check(path, file, facts, arch)
     if said.alpha is not None:
         raise AdapterRefused(path, (f"it holds its alpha, {alpha:g}",), "Leave --alpha out.")
@@ -133,7 +134,8 @@ def _open(path: Path) -> tuple[TensorFile, dict[str, Any]]:
     try:
         reader = GGUFReader(path)
         if reader.byte_order != "I":
-            raise TensorFileBroken(path, "it is a big-endian GGUF", "Make it again without that.")
+            advice = "Make it again with convert_lora_to_gguf.py, without --bigendian."
+            raise TensorFileBroken(path, "it is a big-endian GGUF", advice)
         facts = {name: field.contents() for name, field in reader.fields.items()}
         tensors = []
         for one in reader.tensors:
@@ -151,10 +153,7 @@ def _open(path: Path) -> tuple[TensorFile, dict[str, Any]]:
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, OSError) as error:
         reason = f"it is no readable GGUF: {str(error)[:200]}"
         raise TensorFileBroken(path, reason, "Fetch or make it again.") from error
-    size = path.stat().st_size
-    if any(one.end > size for one in tensors):
-        raise TensorFileBroken(path, "it is cut short", "Fetch it again.")
-    return TensorFile(path, size, tuple(tensors), {}), facts
+    return TensorFile(path, path.stat().st_size, tuple(tensors), {}), facts
 
 
 def _check_base(path: Path, arch: str, base: BaseView) -> None:

@@ -26,7 +26,6 @@ from adreg.registry.adapters.foreign.form import (
     lora_tensors,
     pair_up,
     scalar,
-    text,
     write_config,
 )
 from adreg.registry.errors import AdapterRefused
@@ -114,7 +113,8 @@ def _alpha(
     try:
         return scalar(reader, file, info)
     except ValueError as error:
-        raise AdapterRefused(path, (f"{error}: {text(info.shape)}",), "Fetch it again.") from None
+        advice = "Fetch or save the adapter again."
+        raise AdapterRefused(path, (str(error),), advice) from None
 
 
 def _find_names(path: Path, stems: list[str], base: BaseView) -> dict[str, str]:

@@ -61,7 +61,9 @@ def convert(path: Path, file: TensorFile, config: Mapping[str, Any], said: Said)
             path, (reason,), "Fuse it with mlx_lm.fuse; the result is a model, not an adapter."
         )
     if kind not in ("lora", "dora"):
-        raise AdapterRefused(path, (f"its fine_tune_type is {kind!r}, which is not known",), "")
+        reason = f"its fine_tune_type is {kind!r}, which is not known"
+        advice = "Train it with mlx_lm.lora as a lora or dora."
+        raise AdapterRefused(path, (reason,), advice)
     check_floats(path, file.tensors)
     found = _sort(path, file)
     pairs = pair_up(path, found, "lora_a", "lora_b")
@@ -139,5 +141,7 @@ def _scale(
         reason = f"its configuration says the scale, {scale!r}"
         raise AdapterRefused(path, (reason,), "Leave --alpha out.")
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not abs(scale) < 1e30:
-        raise AdapterRefused(path, (f"its scale is {scale!r}, not a number",), "")
+        reason = f"its scale is {scale!r}, not a number"
+        advice = "Mend scale among the lora_parameters of its adapter_config.json."
+        raise AdapterRefused(path, (reason,), advice)
     return float(scale)

@@ -39,7 +39,7 @@ def read_npz(path: Path) -> TensorFile:
         raise TensorFileBroken(path, f"it is no readable .npz: {error}", advice) from error
     names = [tensor.name for tensor in tensors]
     if len(set(names)) < len(names):
-        raise TensorFileBroken(path, "a name stands in it twice", "Save it again.")
+        raise TensorFileBroken(path, "a name stands in it twice", "Save it again as safetensors.")
     return TensorFile(path, size, tensors, {})
 
 

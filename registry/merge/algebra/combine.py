@@ -171,7 +171,8 @@ def combine_specs(  # noqa: PLR0913  # the two ends, and how to tell of it
                     writer.put(f"{PREFIX}{module.name}.{Part.LORA_BIAS.value}", bias)
                 progress.advance()
             if made and not any(one.norm for one in made):
-                raise AdapterNotMade(("the adapters cancel out: nothing would change",))
+                reason = "the adapters cancel out: nothing would change"
+                raise AdapterNotMade((reason,), "Give them other weights: REF=0.5.")
             for whole in inputs.wholes:
                 copy_whole(whole, reader, writer)
             config = combined_config([spec for spec, _ in adapters], writer.ranks, inputs.wholes)
@@ -194,7 +195,8 @@ def _check(settings: Settings) -> None:
             (f"{settings.method} needs a density",), "Pass --density, the share to keep: 0.5."
         )
     if not pruning and settings.density is not None:
-        raise AdapterNotMade((f"{settings.method} prunes nothing, so a density means nothing",))
+        reason = f"{settings.method} prunes nothing, so a density means nothing"
+        raise AdapterNotMade((reason,), "Leave --density out.")
     if settings.target is not None and not _cuts(settings.method):
         raise AdapterNotMade(
             (f"{settings.method} cuts to no rank",), "Leave --rank and --energy out, or use svd."

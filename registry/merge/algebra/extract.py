@@ -192,8 +192,9 @@ class _Work:
         if self.lost:
             first = self.lost[0]
             reason = f"nothing of what differs fits a LoRA: {first.name!r}, {first.reason}"
-            raise AdapterNotMade((reason,))
-        raise AdapterNotMade(("the fine-tune is the base: no tensor differs",))
+            raise AdapterNotMade((reason,), "Use the fine-tune as a base of its own.")
+        reason = "the fine-tune is the base: no tensor differs"
+        raise AdapterNotMade((reason,), "Name the model that it was trained from with --base.")
 
     def _lose(self, pair: Pair, reason: str, norm: float) -> None:
         self.lost.append(Lost(pair.name, reason, norm if math.isfinite(norm) else None))
@@ -217,7 +218,8 @@ def _put(module: str, kind: Kind, factors: Factors, writer: AdapterWriter) -> No
 
 def _check_finite(pair: Pair, total: float) -> None:
     if not math.isfinite(total):
-        raise AdapterNotMade((f"{pair.name!r} has values that are not finite",))
+        reason = f"{pair.name!r} has values that are not finite"
+        raise AdapterNotMade((reason,), "Fetch or save the fine-tune again.")
 
 
 def _pattern(text: str | None) -> re.Pattern[str] | None:

@@ -24,22 +24,20 @@ _MERGE = "Fold the adapters into a base instead: adreg merge."
 
 _SETTINGS = {
     "use_dora": "its delta depends on the base's weights (DoRA)",
-    "use_qalora": "it pools its inputs (QA-LoRA)",
     "use_bdlora": "its factors are block-diagonal (BD-LoRA)",
     "kasa_config": "it truncates the base's weights (KaSA)",
     "velora_config": "it is VeLoRA",
     "monteclora_config": "it is MonteCLoRA",
-    "alora_invocation_tokens": "it applies from a token on (aLoRA)",
-    "arrow_config": "it routes each token to other adapters (Arrow)",
     "layer_replication": "it repeats layers of the base",
     "target_parameters": "it is of fused expert parameters",
     "trainable_token_indices": "it replaces single rows of an embedding",
 }
-"""Settings with which an adapter is more, or other, than a sum of s B A."""
+"""Settings that ``read_adapter`` takes and that make an adapter other than a sum of s B A."""
 
 _EMPTY: tuple[object, ...] = (None, False, [], {})
-_MUTATES = ("pissa", "olora", "corda", "lora_ga", "loftq")
-"""Initialisations that change the base when they are loaded (PEFT 0.21.2, lora/layer.py)."""
+_MUTATES = ("pissa", "olora")
+"""Initialisations that change the base when they are loaded (PEFT 0.21.2, lora/layer.py), of
+those that ``read_adapter`` takes."""
 
 _WRAPPED = ".base_layer."
 

@@ -127,11 +127,14 @@ def approximate(
     else:
         u, s, v = _randomised(matrix, wanted, total, name)
     kept = wanted.pick(s, total)
-    factors = balanced(u[:, :kept], s[:kept], v[:kept]).astype(dtype)
+    # Values that the dtype does not have are the caller's to refuse, by name.
+    with np.errstate(over="ignore", invalid="ignore"):
+        factors = balanced(u[:, :kept], s[:kept], v[:kept]).astype(dtype)
+        error = distance(matrix, factors)
     energy = float(np.sum(np.square(s[:kept], dtype=np.float64)))
     # The randomised singular values fall short of the true ones by some 1e-6.
     reached = target.energy is None or energy >= target.energy * total * (1 - 1e-5)
-    return Approximation(factors, math.sqrt(total), distance(matrix, factors), reached)
+    return Approximation(factors, math.sqrt(total), error, reached)
 
 
 def _whole(matrix: Rows) -> Array:

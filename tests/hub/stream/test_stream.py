@@ -59,7 +59,7 @@ def stream(adapter_folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("size", ["as the base's", "6KB", "30KB"])
-def test_the_bytes_are_those_of_a_local_merge(
+def test_the_bytes_are_those_of_a_local_merge(  # noqa: PLR0917  # fixtures
     weights: Weights,
     base_folder: Path,
     adapter_folder: Path,
@@ -81,7 +81,7 @@ def test_the_bytes_are_those_of_a_local_merge(
     assert len(weights.sizes) >= 5
 
 
-def test_the_model_answers_as_the_adapter_on_the_base(
+def test_the_model_answers_as_the_adapter_on_the_base(  # noqa: PLR0917  # fixtures
     weights: Weights,
     stream: list[str],
     base_folder: Path,
@@ -89,7 +89,7 @@ def test_the_model_answers_as_the_adapter_on_the_base(
     adreg: Adreg,
     tmp_path: Path,
 ) -> None:
-    """transformers loads what was made, and PEFT on the base is the judge of its answers."""
+    """Transformers loads what was made, and PEFT on the base is the judge of its answers."""
     del weights
     inputs = factory.example_inputs("llama")
 
@@ -172,7 +172,7 @@ def test_two_shards_at_most_are_on_the_disk(
     weights: Weights, stream: list[str], adreg: Adreg, home: Path, tmp_path: Path
 ) -> None:
     """At no moment is more here than the shard that is merged and the one that comes."""
-    blobs = home / "downloads/streams/models--alice--base/blobs"
+    blobs = home / "downloads/models--alice--base/blobs"
     sizes = list(weights.sizes.values())
     pairs = [one + other for one, other in itertools.pairwise(sizes)]
     for sha256 in weights.names:  # slow enough to be seen
@@ -189,8 +189,8 @@ def test_after_kill_9_only_the_rest_is_fetched(  # noqa: PLR0917  # fixtures
 ) -> None:
     """Shards whose outputs were finished are not fetched again, and the bytes are the same."""
     third = sorted(weights.sizes)[2]
-    # Its header is asked for in two requests before.
-    slow = Fault(f"GET /cdn/.*{weights.address(third)}", "slow", 2_000, times=9, skip=2)
+    # Its header is asked for before.
+    slow = Fault(f"GET /cdn/.*{weights.address(third)}", "slow", 2_000, times=9, skip=1)
     weights.hub.faults.append(slow)
     out = tmp_path / "out"
     env = environment(weights.hub, tmp_path / "hf") | {"ADREG_HOME": str(home)}
@@ -282,6 +282,43 @@ def test_what_was_made_of_the_same_is_not_fetched_again(
 
     assert not weights.fetched()
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
+
+
+def test_a_release_of_it_is_rebuilt_once_the_cache_has_the_base(
+    weights: Weights, stream: list[str], adreg: Adreg, tmp_path: Path, adapter_folder: Path
+) -> None:
+    """Without the base, export says how to get it; with it, the lock file gives the same bytes."""
+    assert adreg("add", str(adapter_folder), "--name", "one").code == 0
+    stream[1] = "one"
+    assert adreg(*stream, "-o", str(tmp_path / "out")).code == 0
+    release, again = str(tmp_path / "release"), str(tmp_path / "again")
+    export = ["export", "streamed", "-o", release, "--allow-unknown-license"]
+
+    refused = adreg(*export)
+    snapshot_download(REPO, endpoint=weights.hub.endpoint, cache_dir=tmp_path / "cache")
+    done = adreg(*export), adreg("rebuild", f"{release}/adreg.lock.json", "-o", again)
+
+    assert (1, 0, 0) == (refused.code, *(one.code for one in done)), done
+    assert "merge with --stream" in refused.err
+    assert files_of(tmp_path / "release") == files_of(tmp_path / "again")
+
+
+def test_by_its_name_it_is_streamed_again_and_nothing_else_uses_it(
+    weights: Weights, stream: list[str], adreg: Adreg, tmp_path: Path, adapter_folder: Path
+) -> None:
+    """The recorded base is fetched at its commit with --stream; without, the way is told."""
+    assert adreg(*stream, "-o", str(tmp_path / "one")).code == 0
+    commit = weights.hub.head(REPO)
+    weights.hub.commit(REPO, {"config.json": b"{}"})
+    again = ["merge", str(adapter_folder), "--base", REPO, "--force", "-o", str(tmp_path / "two")]
+
+    refused, done = adreg(*again), adreg(*again, "--stream")
+
+    assert (1, 0) == (refused.code, done.code), done.err
+    assert f"the base {REPO} is not in the Hugging Face cache" in refused.err
+    assert f"`hf download {REPO} --revision {commit}`, or merge with --stream." in refused.err
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
+    assert 1 == len(Registry().bases())
 
 
 def test_a_base_in_the_cache_is_taken_from_there(
