@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tables, by hand: benchmarks/run.sh [FOLDER]. FOLDER needs 20 GB; .bench by default.
+# All tables, by hand: benchmarks/run.sh [FOLDER]. FOLDER needs 30 GB; .bench by default.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 folder=${1:-"$here/../.bench"}
@@ -13,4 +13,6 @@ python "$here/catalog.py"
 python "$here/adding.py"
 python "$here/completion.py"
 python "$here/rounding.py" "$folder/smollm2" "$here"/../examples/adapters/*
-python "$here/memory.py" "$folder"
+python "$here/hub.py"
+python "$here/hub_push.py" 20 200
+python "$here/merging.py" "$folder"
