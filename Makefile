@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip
 INSTALL := $(PIP) install --constraint constraints.txt
 PATH_FIRST := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: test demo lint bench clean
+.PHONY: test demo lint bench fuzz clean
 
 test: $(VENV)/.dev-installed
 	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
@@ -23,6 +23,12 @@ lint: $(VENV)/.dev-installed
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/mypy tests examples benchmarks
+
+# The long forms of what the suite tries in short: mutated inputs, every byte flipped, a soak.
+fuzz: $(VENV)/.demo-installed
+	ADREG_FUZZ_EXAMPLES=20000 $(BIN)/pytest -q tests/fuzz
+	ADREG_FLIP_STRIDE=1 $(BIN)/pytest -q tests/hostile/test_bit_flips.py
+	$(PATH_FIRST) $(BIN)/python benchmarks/soak.py 10
 
 bench: $(VENV)/.demo-installed
 	$(PATH_FIRST) benchmarks/run.sh

@@ -93,7 +93,7 @@ def tell(failure: Failure, *, as_json: bool) -> None:
             "hint": failure.hint,
             "facts": failure.facts,
         }
-        click.echo(json.dumps(told, default=str), err=True)
+        click.echo(json.dumps(told, default=str).replace("\x7f", "\\u007f"), err=True)
         return
     if failure.code == STOPPED:
         click.echo(escape(failure.message), err=True)

@@ -109,6 +109,7 @@ _REPORT = (
     help="A YAML file that says all of this; flags count more.",
 )
 @click.option("--dequantize", is_flag=True, help="Decode a quantised base into 16 bits first.")
+@click.option("--allow-code", is_flag=True, help="Take the base's *.py along; nothing runs them.")
 @click.option(
     "--stream", is_flag=True, help="Fetch a base of the Hub shard by shard, keeping none of it."
 )
@@ -144,6 +145,7 @@ def command(  # one argument an option
     ray_address: str | None,
     *,
     dequantize: bool,
+    allow_code: bool,
     report: bool,
     dry_run: bool,
     force: bool,
@@ -175,6 +177,7 @@ def command(  # one argument an option
         "parameters": _parameters(density, seed, parameters),
         "weights": _weights(weights),
         "dequantize": dequantize,
+        "allow_code": allow_code,
         "dtype": dtype,
         "max_shard_size": max_shard_size,
         "precision": precision,
@@ -224,6 +227,8 @@ def _parameters(density: float | None, seed: int | None, texts: tuple[str, ...])
     """Return a method's parameters, of plain types as YAML reads them."""
     import yaml  # noqa: PLC0415  # start-up
 
+    from adreg.registry.merge.recipe_file import UNREADABLE  # noqa: PLC0415  # start-up
+
     parameters: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -231,7 +236,7 @@ def _parameters(density: float | None, seed: int | None, texts: tuple[str, ...])
             raise click.UsageError(f"--parameter {text!r} is not NAME=VALUE")
         try:
             parameters[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except UNREADABLE:
             raise click.UsageError(f"--parameter {text!r} has no plain value") from None
     parameters |= {} if density is None else {"density": density}
     return parameters | ({} if seed is None else {"seed": seed})

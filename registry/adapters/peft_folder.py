@@ -121,6 +121,7 @@ def _look(folder: Path, progress: Progress, *, check_values: bool) -> Unread:
         licence=read_licence(folder),
         files=(),
         left_out=tuple(files.left_out),
+        not_followed=tuple(files.not_followed),
     )
     return Unread(spec, files.kept)
 

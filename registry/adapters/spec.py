@@ -90,7 +90,8 @@ class AdapterSpec:
     ``base_hint`` is base_model_name_or_path: a hint at best, often a local path.
     ``rows`` are the numbers of single trained rows (see ``rows_of``).
     ``files`` are all files that are kept (relative name, digest, bytes), the weights
-    included; ``left_out`` are the others of its folder, each with the reason.
+    included; ``left_out`` are the others of its folder, each with the reason;
+    ``not_followed`` are keys of files that would choose code, by file.
     """
 
     folder: Path
@@ -109,6 +110,7 @@ class AdapterSpec:
     licence: str | None
     files: tuple[FileDigest, ...]
     left_out: tuple[tuple[str, str], ...]
+    not_followed: tuple[tuple[str, str], ...] = ()
 
     @property
     def parameters(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,6 +120,11 @@ class Base:
     code_files: tuple[str, ...]
     decoders: Mapping[str, Decoder] = field(default_factory=dict, repr=False)
     replication: tuple[tuple[int, int], ...] = ()
+
+    def with_code(self) -> Base:
+        """Return it with its Python files among those that are taken over."""
+        taken = tuple(sorted((*self.side_files, *self.code_files)))
+        return replace(self, side_files=taken, code_files=())
 
     def read(self, reader: TensorReader, name: str, start: int, stop: int) -> Array:
         """Read elements [start, stop) of a float tensor, flat, decoded where it is quantised.

@@ -37,6 +37,7 @@ _FIELDS = frozenset(
         "precision",
         "tokenizer",
         "dequantize",
+        "allow_code",
     }
 )
 
@@ -73,7 +74,8 @@ class Recipe:
 
     ``max_shard_size`` is in bytes; ``base`` is empty for the adapters' own. ``weights``
     are factors for modules by pattern, on top of the adapters' weights. ``dequantize``
-    lets the base be a quantised one, whose weights are decoded.
+    lets the base be a quantised one, whose weights are decoded; ``allow_code`` takes its
+    Python files along.
     """
 
     adapters: tuple[RecipeAdapter, ...]
@@ -86,6 +88,7 @@ class Recipe:
     precision: Precision = "float32"
     tokenizer: str = "auto"
     dequantize: bool = False
+    allow_code: bool = False
 
     @property
     def on_factors(self) -> bool:
@@ -145,7 +148,7 @@ class Recipe:
             "precision": self.precision,
             "tokenizer": self.tokenizer,
             "dequantize": self.dequantize,
-        }
+        } | ({"allow_code": True} if self.allow_code else {})
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Recipe:
@@ -166,6 +169,7 @@ class Recipe:
             precision=cast("Precision", _choice(value, "precision", get_args(Precision))),
             tokenizer=_choice(value, "tokenizer", TOKENIZERS),
             dequantize=_flag(value, "dequantize"),
+            allow_code=_flag(value, "allow_code"),
         )
         recipe.chosen()
         return recipe

@@ -10,6 +10,12 @@ import yaml
 
 from adreg.registry.errors import InputRefused, RecipeRefused
 
+_MAX_BYTES = 1 << 20
+
+# A tag with a text that does not fit it, as in `!!timestamp x`, makes PyYAML 6 run into these.
+UNREADABLE = (yaml.YAMLError, RecursionError, ValueError, AttributeError, KeyError, TypeError)
+"""What PyYAML raises for a text that it cannot read."""
+
 LineOf = Callable[[tuple[str | int, ...]], int]
 """From keys and places in lists to the line (from 1) of what they lead to."""
 
@@ -21,7 +27,11 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], LineOf]:
     of fields, or names a field twice.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise RecipeRefused(path, f"it is larger than {_MAX_BYTES:,} bytes")
+        text = data.decode("utf-8")
         # A few lines of aliases can stand for billions of values, and no recipe needs them.
         for event in yaml.parse(text, yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
@@ -32,7 +42,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], LineOf]:
         value = yaml.safe_load(text)
     except OSError as error:
         raise InputRefused(path, error.strerror or str(error)) from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+    except UNREADABLE as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark is not None else None
         raise RecipeRefused(path, "it is not valid YAML", line=line) from error

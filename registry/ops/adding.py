@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from adreg.registry.catalog.adapters import NewAdapter
 from adreg.registry.catalog.engine import Connection
 from adreg.registry.catalog.records import BaseRecord, Content, HistoryEntry, Source, VersionKey
 from adreg.registry.names import Tag, suggest_name
+from adreg.registry.ops import beside
 from adreg.registry.ops.bases import OpenedBase
 from adreg.registry.ops.converting import Incoming
 from adreg.registry.ops.readings import facts_of
@@ -120,6 +121,9 @@ class Adding:
         base_id = None if base is None else base.id
         return NewAdapter(self.name, self.content, facts_of(self.spec), self._source(at), base_id)
 
+    def _remarks(self) -> Iterator[str]:
+        return beside.of_adapter(self.spec, None if self.opened is None else self.opened.base)
+
     def added(
         self,
         key: VersionKey | None,
@@ -146,7 +150,7 @@ class Adding:
             base=called if base is None else base.name,
             verdict=self.verdict,
             converted=self.came.converted,
-            remarks=self.came.remarks,
+            remarks=(*self.came.remarks, *self._remarks()),
         )
 
     def has_news(self, connection: Connection, key: VersionKey, at: datetime) -> bool:

@@ -114,8 +114,9 @@ def _compare(
     if opened.base.config_digest != locked.config_digest:
         return None, [f"its {CONFIG} is another one"]
     wanted = {file.name: file for file in locked.files}
-    side_files = tuple(name for name in opened.base.side_files if not wanted or name in wanted)
-    base = replace(opened.base, side_files=side_files)
+    allowed = opened.base.with_code() if any(n.endswith(".py") for n in wanted) else opened.base
+    side_files = tuple(name for name in allowed.side_files if not wanted or name in wanted)
+    base = replace(allowed, side_files=side_files)
     there = base_files.names(base)
     if missing := sorted(set(wanted) - set(there)):
         return None, [f"it lacks {name}" for name in missing]

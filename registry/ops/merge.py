@@ -28,7 +28,7 @@ from adreg.registry.merge.recipe import Fault, Recipe
 from adreg.registry.merge.report import TensorReport, Totals, total
 from adreg.registry.merge.run import Engine, local
 from adreg.registry.names import check_name
-from adreg.registry.ops import going_on, made_models
+from adreg.registry.ops import beside, going_on, made_models
 from adreg.registry.ops.bases import OpenedBase, open_base, open_record
 from adreg.registry.ops.context import Context
 from adreg.registry.ops.merge_card import card_of
@@ -203,6 +203,8 @@ def plan_for(recipe: Recipe, base: OpenedBase, adapters: Sequence[OpenedInput]) 
     """Plan a merge of what is open already."""
     # A base that was recorded decoded is decoded; a rebuild elsewhere must know.
     recipe = replace(recipe, dequantize=bool(base.base.decoders))
+    if recipe.allow_code:
+        base = replace(base, base=base.base.with_code())
     times = Counter(one.digest for one in adapters)
     if twice := [one.name for one in adapters if times[one.digest] > 1]:
         raise MergeRefused(
@@ -237,7 +239,7 @@ def plan_for(recipe: Recipe, base: OpenedBase, adapters: Sequence[OpenedInput]) 
             tuple(adapters),
             plan,
             sides,
-            _remarks(base, adapters, plan),
+            _remarks(base, adapters, plan, sides),
             tuple(one.spec for one in inputs),
             scratch.pop_all(),
         )
@@ -309,7 +311,9 @@ def base_of(context: Context, recipe: Recipe, inputs: Sequence[OpenedInput]) -> 
         raise NotFound("base", hint, error.close, advice) from error
 
 
-def _remarks(base: OpenedBase, inputs: Sequence[OpenedInput], plan: Plan) -> tuple[str, ...]:
+def _remarks(
+    base: OpenedBase, inputs: Sequence[OpenedInput], plan: Plan, sides: Sequence[SideFile]
+) -> tuple[str, ...]:
     remarks = []
     for one in inputs:
         if not isinstance(one, OpenedVersion):
@@ -328,8 +332,7 @@ def _remarks(base: OpenedBase, inputs: Sequence[OpenedInput], plan: Plan) -> tup
         for job in plan.jobs
         if job.name in layout and job.shape != layout[job.name].shape
     ]
-    if base.base.code_files:
-        remarks.append(f"code of the base is not taken over: {', '.join(base.base.code_files)}")
+    remarks += beside.of_merge(base.base, sides)
     return tuple(remarks)
 
 

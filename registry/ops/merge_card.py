@@ -45,5 +45,6 @@ def card_of(ready: Ready, name: str) -> str:
             architecture=ready.plan.architecture or base.base.architecture,
             model_type=base.base.model_type,
             licence=release_licence(parts, allow_unknown=True),
+            code=tuple(one.name for one in ready.sides if one.name.endswith(".py")),
         )
     )

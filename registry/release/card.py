@@ -47,7 +47,10 @@ class CardBase:
 
 @dataclass(frozen=True, slots=True)
 class CardFacts:
-    """All that a card says. ``dtype`` is the output's (``bfloat16``), ``licence`` the release's."""
+    """All that a card says. ``dtype`` is the output's (``bfloat16``), ``licence`` the release's.
+
+    ``code`` are the base's Python files that lie beside the weights.
+    """
 
     title: str
     base: CardBase
@@ -58,6 +61,7 @@ class CardFacts:
     architecture: str | None = None
     model_type: str | None = None
     licence: str | None = None
+    code: tuple[str, ...] = ()
 
 
 def model_card(facts: CardFacts) -> str:
@@ -72,6 +76,7 @@ def sections(facts: CardFacts) -> str:
         _introduction(facts),
         _table(facts),
         _loading(facts),
+        *([_code_files(facts)] if facts.code else ()),
         _rebuilding(),
         licence_section(facts.licence, facts.base, facts.adapters, "model"),
     ]
@@ -172,6 +177,14 @@ def _loading(facts: CardFacts) -> str:
         'folder = "."  # this folder, or its repository on the Hub\n'
         f"model = {loaded.model}.from_pretrained(folder)\n"
         f"{loaded.variable} = {loaded.processor}.from_pretrained(folder)\n```"
+    )
+
+
+def _code_files(facts: CardFacts) -> str:
+    files = ", ".join(map(code, facts.code))
+    return (
+        "## Code of others\n\nThese files came with the base, and were copied without being run:"
+        f" {files}. Read them before you load the model with `trust_remote_code=True`."
     )
 
 

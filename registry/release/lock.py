@@ -136,6 +136,7 @@ def card_facts(lock: Lock) -> CardFacts:
         architecture=model.architecture,
         model_type=model.model_type,
         licence=model.licence,
+        code=tuple(file.name for file in lock.files if file.name.endswith(".py")),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -45,8 +44,3 @@ def run_bounded(imports: str, call: str, *arguments: Path | str) -> str:
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     return ran.stdout.strip()
-
-
-def peak() -> int:
-    """Return the most memory that this process has had, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -38,6 +38,7 @@ WHOLE: dict[str, Any] = {
     "precision": "float64",
     "tokenizer": "base",
     "dequantize": True,
+    "allow_code": True,
 }
 
 
@@ -76,6 +77,7 @@ def test_all_fields_there_and_back() -> None:
         precision="float64",
         tokenizer="base",
         dequantize=True,
+        allow_code=True,
     )
     assert "./tuned" == recipe.adapters[1].full
     assert recipe.adapters[0].full is None

@@ -36,6 +36,7 @@ from adreg.registry.adapters.foreign.form import (
     transposed,
     write_config,
 )
+from adreg.registry.adapters.foreign.gguf_header import check_header
 from adreg.registry.errors import AdapterRefused, MissingPackage, NotAnAdapter, TensorFileBroken
 from adreg.registry.tensors.header import TensorFile, TensorInfo
 
@@ -131,11 +132,9 @@ def _open(path: Path) -> tuple[TensorFile, dict[str, Any]]:
         from gguf import GGUFReader  # noqa: PLC0415  # an optional extra
     except ImportError as error:
         raise MissingPackage("gguf", "reading a GGUF adapter") from error
+    check_header(path)
     try:
         reader = GGUFReader(path)
-        if reader.byte_order != "I":
-            advice = "Make it again with convert_lora_to_gguf.py, without --bigendian."
-            raise TensorFileBroken(path, "it is a big-endian GGUF", advice)
         facts = {name: field.contents() for name, field in reader.fields.items()}
         tensors = []
         for one in reader.tensors:

@@ -7,6 +7,7 @@ compression and writes bfloat16, which numpy does not know, as the descriptor ``
 from __future__ import annotations
 
 import io
+import tokenize
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +19,12 @@ from adreg.registry.tensors.header import TensorFile, TensorInfo
 
 _CODES = {"<f2": "F16", "<f4": "F32", "<f8": "F64", "|V2": "BF16"}
 _MAX_HEADER = 1 << 16
+_UNREADABLE = (
+    *(ValueError, OverflowError, TypeError, KeyError, EOFError, RecursionError),
+    *(SyntaxError, tokenize.TokenError, zipfile.BadZipFile, NotImplementedError),
+)
+"""What zipfile and numpy's reader of headers, which parses Python, run into on a file that lies."""
+
 _LOCAL = 30
 """Bytes of a zip's local header before the name (APPNOTE 4.3.7)."""
 
@@ -34,7 +41,7 @@ def read_npz(path: Path) -> TensorFile:
             tensors = tuple(_read(file, entry, size) for entry in archive.infolist())
     except OSError as error:
         raise TensorFileBroken(path, error.strerror or str(error)) from error
-    except (ValueError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         advice = "Save it again as safetensors."
         raise TensorFileBroken(path, f"it is no readable .npz: {error}", advice) from error
     names = [tensor.name for tensor in tensors]
@@ -67,6 +74,8 @@ def _read(file: BinaryIO, entry: zipfile.ZipInfo, size: int) -> TensorInfo:
         raise ValueError(f"the entry {name!r} holds {dtype.str}, or columns before rows")
     count = 1
     for length in shape:
+        if length < 0:
+            raise ValueError(f"the entry {name!r} has the impossible shape {shape!r}")
         count *= length
     start = begin + head.tell()
     end = start + count * dtype.itemsize
