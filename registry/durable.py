@@ -37,6 +37,9 @@ _FINAL = (MergeRefused, OutputRefused)
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
+_LOOKED_AT_FOR = 1.0
+"""Seconds that whoever sweeps may hold the lock of what it only looks at."""
+
 
 def write_error(path: Path, error: OSError) -> AdregError:
     """Translate an operating system's refusal to write at ``path``."""
@@ -61,6 +64,14 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, durably. Raises OSError."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        fsync_folder(path.parent)
 
 
 @final
@@ -179,9 +190,9 @@ class Staging:
         self._mark = target.parent / f"{stem}{_UNKEPT}"
         self._lock = FileLock(target.parent / f"{stem}.lock")
         with _translated(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             try:
-                self._lock.acquire(timeout=0)
+                self._lock.acquire(timeout=_LOOKED_AT_FOR)
             except Timeout:
                 raise OutputRefused(
                     target, "another process makes the very same there", "Wait until it is done."
@@ -189,6 +200,12 @@ class Staging:
             if self.folder.is_symlink():  # the name can be guessed
                 self.folder.unlink()
             self.folder.mkdir(exist_ok=key is not None)
+
+    def clear(self) -> None:
+        """Remove what was written so far. Raises WriteFailed."""
+        with _translated(self.folder):
+            shutil.rmtree(self.folder)
+            self.folder.mkdir()
 
     def publish(self, *, held: bool = False) -> None:
         """Make everything in the folder durable under the target's name.
@@ -312,7 +329,7 @@ def sweep(parent: Path, target: Path | None = None, key: str | None = None) -> l
     """
     swept = []
     locks = sorted(parent.glob(f".*{_MARK}*.lock")) if parent.is_dir() else []
-    made = {_tag(path.name) for path in parent.iterdir()} if locks else set()
+    made = {_tag(path.name) for path in parent.iterdir() if _is_made(path)} if locks else set()
     ours = None if target is None else _tag(target.name)
     for path in locks:
         lock = FileLock(path)
@@ -333,6 +350,14 @@ def sweep(parent: Path, target: Path | None = None, key: str | None = None) -> l
         journal.unlink(missing_ok=True)
         _release(lock)
     return swept
+
+
+def _is_made(path: Path) -> bool:
+    """Whether it is more than an empty folder, whose place a ``Staging`` takes."""
+    try:
+        return not path.is_dir() or any(path.iterdir())
+    except OSError:  # somebody else's
+        return True
 
 
 def _is_fresh(journal: Path) -> bool:

@@ -6,11 +6,14 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
+from adreg.registry import durable
 from adreg.registry.digest import of_bytes
 from adreg.registry.durable import (
     FileWriter,
@@ -245,6 +248,51 @@ def test_a_living_process_holds_what_it_published(tmp_path: Path) -> None:
         gone.take_back()
 
     assert ["kept"] == names(tmp_path)
+
+
+def test_what_can_be_gone_on_with_stays_though_its_place_is_an_empty_folder(
+    tmp_path: Path,
+) -> None:
+    """An empty folder is no target that is made: whoever sweeps leaves the half beside it."""
+    target = tmp_path / "out"
+    target.mkdir()
+    with suppress(_Stopped), Staging(target, "k" * 64) as staging:
+        staging.journal.touch()
+        raise _Stopped
+
+    assert [] == sweep(tmp_path)
+    assert [] == sweep(tmp_path, target, "k" * 64)
+    assert staging.folder.is_dir()
+    (target / "made").touch()
+    assert [staging.folder] == sweep(tmp_path)
+
+
+def test_who_sweeps_is_not_at_the_same_work(tmp_path: Path) -> None:
+    """A lock that is held for a moment, to look whether it is, is waited for."""
+    with suppress(_Stopped), Staging(tmp_path / "out", "k" * 64) as staging:
+        staging.journal.touch()
+        raise _Stopped
+    looking = FileLock(f"{staging.folder}.lock", thread_local=False)
+    looking.acquire()
+    timer = threading.Timer(0.2, looking.release)
+    timer.start()
+
+    with Staging(tmp_path / "out", "k" * 64) as again:
+        again.publish()
+
+    timer.join()
+    assert (tmp_path / "out").is_dir()
+
+
+def test_the_folders_above_are_durable_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a target in folders that do not exist, the name of each is written to the disk."""
+    synced: list[Path] = []
+    monkeypatch.setattr(durable, "fsync_folder", synced.append)
+
+    with Staging(tmp_path / "a" / "b" / "out") as staging:
+        staging.publish()
+
+    assert {tmp_path, tmp_path / "a", tmp_path / "a" / "b"} <= set(synced)
 
 
 def test_sweeping_spares_others(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoResultFound
 
 from adreg.registry.catalog.database import Database
 from adreg.registry.catalog.revisions import Migrations, revision, shipped
@@ -141,6 +141,9 @@ class Catalog:
             yield
         except DBAPIError as error:
             raise self._database.explain(error) from error
+        except NoResultFound as error:
+            reason = "a row that must be there is missing"
+            raise CatalogError(self.where, reason, "Put a backup in its place.") from error
         except OverflowError as error:  # sqlite3's own word for an integer beyond 64 bits
             reason = "a number that it was asked for is too large"
             raise CatalogError(self.where, reason, "Use a smaller number.") from error

@@ -11,6 +11,7 @@ from adreg.registry.catalog.sqlite import protect_history
 from adreg.registry.errors import CatalogError
 
 _AT_ONCE = 1000
+_ADVICE = "Take another backup."
 
 
 def is_empty(connection: Connection) -> bool:
@@ -26,9 +27,7 @@ def replace_all(connection: Connection, source: Connection, where: str) -> dict[
     with foreign keys on. Values are copied as they are stored, and numbers that were given
     in either stay given. Raises CatalogError for a source that is damaged.
     """
-    found = source.exec_driver_sql("PRAGMA integrity_check(5)").scalars().all()
-    if found != ["ok"]:
-        raise CatalogError(where, "; ".join(found), "Take another backup.")
+    _check(source, where)
     for change in ("update", "delete"):
         connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS history_refuses_{change}")
     for table in reversed(metadata.sorted_tables):
@@ -50,3 +49,16 @@ def replace_all(connection: Connection, source: Connection, where: str) -> dict[
             connection.exec_driver_sql(insert, (name, number))
     protect_history(connection)
     return counts
+
+
+def _check(source: Connection, where: str) -> None:
+    """Raise CatalogError for a catalog that is damaged, or not of this schema."""
+    found = source.exec_driver_sql("PRAGMA integrity_check(5)").scalars().all()
+    if found != ["ok"]:
+        raise CatalogError(where, "; ".join(found), _ADVICE)
+    if orphan := source.exec_driver_sql("PRAGMA foreign_key_check").first():
+        raise CatalogError(where, f"a row of its table {orphan[0]} refers to nothing", _ADVICE)
+    for table in metadata.sorted_tables:  # SQLite takes "x" for a text where no column is x
+        has = {row[1] for row in source.exec_driver_sql(f'PRAGMA table_info("{table.name}")')}
+        if lost := sorted({column.name for column in table.columns} - has):
+            raise CatalogError(where, f"its table {table.name} lacks {lost[0]}", _ADVICE)

@@ -27,6 +27,9 @@ def fetch(client: HubClient, repo: str, revision: str | None, progress: Progress
                 repo, revision=revision or "main", allow_patterns=list(_WANTED)
             )
         )
+    if folder.name != info.commit:
+        # The branch moved, or huggingface_hub fell back on what it had fetched before.
+        files = client.tree(repo, folder.name)
     by_name = {entry.path: entry for entry in files}
     there = [(name, by_name[name]) for name in by_name if (folder / name).is_file()]
     progress.start(f"Verifying {repo}", sum(entry.size for _, entry in there))

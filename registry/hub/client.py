@@ -23,6 +23,7 @@ from adreg.registry.errors import (
     HubBusy,
     HubDamaged,
     HubError,
+    HubNoAccess,
     HubOffline,
     UnknownRepo,
 )
@@ -93,10 +94,23 @@ class HubClient:
 
     @property
     def token(self) -> str | None:
-        """The token: the one given, else the usual one."""
-        if self._given is not None or constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
-            return self._given or None
-        return get_token()
+        """The token: the one given, else the usual one; raise HubNoAccess for what is none.
+
+        A header cannot hold every text, and what refuses to send it may quote it.
+        """
+        implicit = self._given is None and not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN
+        token = (get_token() if implicit else self._given) or None
+        if token is not None and not (token.isascii() and token.isprintable()):
+            reason = "the token has characters that no token has"
+            raise HubNoAccess(self.site, reason, "Set HF_TOKEN anew, or log in again.")
+        return token
+
+    @property
+    def site(self) -> str:
+        """The endpoint as it may be shown and kept: without a name and password in it."""
+        scheme, slashes, rest = self.endpoint.rpartition("://")
+        host, slash, path = rest.partition("/")
+        return f"{scheme}{slashes}{host.rpartition('@')[2]}{slash}{path}"
 
     @property
     def api(self) -> HfApi:
@@ -131,9 +145,13 @@ class HubClient:
         )
 
     def check_online(self, target: str) -> None:
-        """Raise HubOffline in offline mode."""
+        """Raise HubOffline in offline mode, HubError for an endpoint that is no address."""
         if self.offline:
             raise _offline(target)
+        if not _is_address(self.endpoint):
+            reason = "HF_ENDPOINT is no address of a Hub"
+            advice = "It looks like https://huggingface.co: mend or unset it."
+            raise HubError(target, reason, advice)
 
     def url(self, path: str) -> str:
         """Return the address of a path, which must be quoted; an address stays as it is."""
@@ -277,7 +295,10 @@ class HubClient:
 
     def _on_endpoint(self, url: str, target: str) -> str:
         """Return an address of the next page on the endpoint, which a mirror may not name."""
-        parts = urlsplit(urljoin(self.endpoint + "/", url))
+        try:
+            parts = urlsplit(urljoin(self.endpoint + "/", url))
+        except ValueError as error:
+            raise HubDamaged(target, "its listing goes on at no address") from error
         if _origin(parts.geturl()) == _origin(self.endpoint):
             return parts.geturl()
         if parts.netloc != urlsplit(constants.ENDPOINT).netloc and parts.netloc != _HUB:
@@ -313,13 +334,13 @@ class HubClient:
             response.headers,
             response.content,
             target,
-            endpoint=self.endpoint,
+            endpoint=self.site,
             with_token=self.token is not None,
             retried=response.status_code in RETRIED,
         )
 
     def _unreachable(self, error: Exception, target: str) -> HubError:
-        host = urlsplit(self.endpoint).netloc
+        host = urlsplit(self.site).netloc
         said = str(error).strip().splitlines()
         reason = (said[0] if said else type(error).__name__)[:200]
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.UnsupportedProtocol):
@@ -362,6 +383,16 @@ def _offline(target: str) -> HubOffline:
         "offline mode is on (HF_HUB_OFFLINE), so the Hub is not asked",
         "Unset HF_HUB_OFFLINE; what is stored already works without the Hub.",
     )
+
+
+def _is_address(endpoint: str) -> bool:
+    """Tell whether an endpoint can be asked at all; one without a scheme is refused later."""
+    try:
+        httpx.URL(endpoint)
+        _ = urlsplit(endpoint).port
+    except (ValueError, httpx.InvalidURL):
+        return False
+    return True
 
 
 def _origin(url: str) -> tuple[str, str]:

@@ -160,8 +160,8 @@ def at(client: HubClient, head: Head) -> Committed:
 
 
 def _committed(client: HubClient, repo: str, revision: str, oid: str) -> Committed:
-    made = Committed(oid, revision, f"{client.endpoint}/{repo}/commit/{oid}")
+    made = Committed(oid, revision, f"{client.site}/{repo}/commit/{oid}")
     if not revision.startswith("refs/pr/"):
         return made
     number = revision.rpartition("/")[2]
-    return replace(made, pull_request=f"{client.endpoint}/{repo}/discussions/{number}")
+    return replace(made, pull_request=f"{client.site}/{repo}/discussions/{number}")

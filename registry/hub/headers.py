@@ -15,6 +15,7 @@ from adreg.registry.errors import HubDamaged, HubError, HubNotFound
 from adreg.registry.hub.answers import Entry
 from adreg.registry.hub.client import HubClient, file_path
 from adreg.registry.hub.download import is_file
+from adreg.registry.names import file_fault
 from adreg.registry.tensors.checkpoint import INDEX, SINGLE
 
 _FIRST = 1 << 16
@@ -31,23 +32,27 @@ def fetch(
 
     Returns the true size of each file of which only the header is there. Small files are
     compared with the Hub's digest; a header cannot be, and is only read. Raises
-    HubNotFound for a repository that is no checkpoint in safetensors, HubError,
-    WriteFailed or DiskFull.
+    HubNotFound for a repository that is no checkpoint in safetensors, HubError also for a
+    name that must not be written, WriteFailed or DiskFull.
     """
     there = {entry.path: entry for entry in entries}
     if _CONFIG not in there or not {SINGLE, INDEX} & there.keys():
         reason = "it is no model of transformers in safetensors"
         raise HubNotFound(repo, reason, "Name the base that the adapter was trained on.")
+    weights = [one for one in there if "/" not in one and one.endswith(".safetensors")]
+    for name in weights:
+        if fault := file_fault(name):
+            advice = "Do not use this repository; tell its owner or the Hub."
+            raise HubError(repo, f"the file name {name!r} {fault}", advice)
     try:
         for name in {_CONFIG, INDEX} & there.keys():
             (folder / name).write_bytes(client.read(repo, commit, name, 64 << 20))
             if not is_file(folder / name, there[name]):
                 raise HubDamaged(f"{repo}/{name}", "its bytes are not those of the Hub's digest")
         sizes = {}
-        for name, entry in there.items():
-            if "/" not in name and name.endswith(".safetensors"):
-                (folder / name).write_bytes(fetch_header(client, repo, commit, entry))
-                sizes[name] = entry.size
+        for name in weights:
+            (folder / name).write_bytes(fetch_header(client, repo, commit, there[name]))
+            sizes[name] = there[name].size
     except OSError as error:
         raise write_error(folder, error) from error
     return sizes

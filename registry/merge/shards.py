@@ -211,7 +211,7 @@ def _combine(state: _State, tensor: Tensor, tiles: Sequence[Any]) -> None:
     job = tensor.job
     rows, columns = job.matrix
     combination = make_combination(
-        state.plan.method, job.name, rows, columns, job.weights, state.dtype
+        state.plan.method, job.name, rows, columns, job.weights, tensor.dtype
     )
     tensor.combination = combination
     while combination.passes_left:

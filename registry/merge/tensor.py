@@ -86,8 +86,11 @@ class Tensor:
     """A tensor that is not copied as it is."""
 
     def __init__(self, job: Job, base: Base, reader: TensorReader, dtype: np.dtype[Any]) -> None:
-        """Read nothing yet; ``dtype`` is that of the sums."""
-        self.job, self._base, self._reader, self._dtype = job, base, reader, dtype
+        """Read nothing yet; ``dtype`` is that of the sums, but for W in float64: then float64."""
+        source = None if job.source is None else base.layout[job.source]
+        is_wide = source is not None and source.dtype == "F64"
+        self.dtype = np.dtype(np.float64) if is_wide else dtype
+        self.job, self._base, self._reader = job, base, reader
         self.change: TensorChange | None = None
         self.combination: Combination | None = None
         self.parts = Decompositions(job.name, self.load, *job.matrix)
@@ -123,7 +126,7 @@ class Tensor:
     def load(self, tile: Tile) -> Array:
         """Read W's block (rows, columns) in the precision of the sums; zeros without a W."""
         raw = self._raw(tile)
-        return np.zeros(tile.shape, self._dtype) if raw is None else self._wide(raw)
+        return np.zeros(tile.shape, self.dtype) if raw is None else self._wide(raw)
 
     def _raw(self, tile: Tile) -> Array | None:
         """Read W's block as it is stored, into scratch memory; None without a W."""
@@ -145,7 +148,7 @@ class Tensor:
         # By way of float32, a float64 that is cast would be rounded twice.
         if raw.dtype == np.float64:
             return raw
-        wide = scratch("base", raw.shape, self._dtype)
+        wide = scratch("base", raw.shape, self.dtype)
         np.copyto(wide, raw)
         return wide
 
@@ -168,7 +171,7 @@ class Tensor:
     def block(self, tile: Tile) -> Block:
         """Compute and round one block."""
         raw = self._raw(tile)
-        base = np.zeros(tile.shape, self._dtype) if raw is None else self._wide(raw)
+        base = np.zeros(tile.shape, self.dtype) if raw is None else self._wide(raw)
         out = NUMPY[self.job.dtype]
         result, delta = self._changed(base, tile)
         squares = (0.0, 0.0) if delta is None else (_squares(delta), _squares(base))

@@ -9,9 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from adreg.registry import digest
-from adreg.registry.catalog import blobs, listing
-from adreg.registry.catalog.engine import Catalog
-from adreg.registry.catalog.records import ListQuery
+from adreg.registry.catalog import blobs, listing, versions
+from adreg.registry.catalog.engine import Catalog, Connection
+from adreg.registry.catalog.records import ListQuery, ListRow
 from adreg.registry.digest import FileDigest
 from adreg.registry.durable import (
     FileWriter,
@@ -21,8 +21,9 @@ from adreg.registry.durable import (
     sweep,
     write_error,
 )
-from adreg.registry.errors import OutputRefused
+from adreg.registry.errors import Damaged, OutputRefused
 from adreg.registry.ops.context import Context
+from adreg.registry.ops.verify import UNREADABLE, unreadable
 from adreg.registry.settings import Settings
 from adreg.registry.store import archive
 
@@ -63,7 +64,7 @@ def backup(context: Context, target: Path) -> BackedUp:
         context.catalog.copy(copy)
         with Catalog(Settings.at(staging.folder)).read() as connection:
             sizes = blobs.every(connection)
-            rows = listing.rows(connection, ListQuery(all_versions=True))
+            rows = _rows(context, connection)
         manifest = archive.Manifest(
             adreg=version("adreg"),
             catalog=digest.of_file(copy),
@@ -84,6 +85,23 @@ def backup(context: Context, target: Path) -> BackedUp:
         done = writer.digest(target.name)
     models = sum(row.key.kind == "model" for row in rows)
     return BackedUp(target, done.size, done.sha256, len(rows), models, len(sizes))
+
+
+def _rows(context: Context, connection: Connection) -> tuple[ListRow, ...]:
+    """Return all versions; what could not be restored is no backup."""
+    try:
+        rows = listing.rows(connection, ListQuery(all_versions=True))
+        wrong = [
+            str(row.key)
+            for row in rows
+            if row.key.kind == "adapter"
+            and digest.of_files(versions.files(connection, row.key.id)) != row.key.digest
+        ]
+    except UNREADABLE as error:
+        raise unreadable(context, error) from error
+    if wrong:
+        raise Damaged(tuple(f"the catalog's list of the files of {one}" for one in wrong))
+    return rows
 
 
 def _members(context: Context, sizes: dict[str, int]) -> Iterator[tuple[FileDigest, Path]]:

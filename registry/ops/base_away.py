@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -12,7 +13,7 @@ from adreg.registry.bases import hf_cache
 from adreg.registry.bases.base import CONFIG, LEFT_BEHIND, TEMPLATES, Base, read_base
 from adreg.registry.catalog import bases
 from adreg.registry.catalog.records import BaseFile, BaseRecord
-from adreg.registry.durable import write_error
+from adreg.registry.durable import require_space, write_error
 from adreg.registry.errors import HubError
 from adreg.registry.hub import headers
 from adreg.registry.hub.answers import Entry
@@ -75,6 +76,8 @@ def open_on_hub(  # noqa: PLR0913  # whom to ask, for what, and where to put it
     by_name = {entry.path: entry for entry in entries}
     folder = downloads.folder.parent / "snapshots" / info.commit
     sides = _sides(f"{repo}@{info.commit[:12]}", by_name)
+    taken = [by_name[side] for side in sides if not side.endswith(".py")]
+    require_space(downloads.folder, downloads.missing(taken) + sum(one.size for one in taken))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for side in sides:
@@ -84,7 +87,7 @@ def open_on_hub(  # noqa: PLR0913  # whom to ask, for what, and where to put it
                 place.touch()
                 continue
             whole = downloads.fetch(client, repo, info.commit, by_name[side], _nobody)
-            place.write_bytes(whole.read_bytes())
+            shutil.copyfile(whole, place)
         sizes = headers.fetch(client, repo, info.commit, tuple(entries), folder)
         base = read_base(folder, dequantize=dequantize, sizes=sizes)
         files = tuple(_file(folder, by_name[one]) for one in base_files.names(base))

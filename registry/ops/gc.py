@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from adreg.registry import durable
 from adreg.registry.catalog import blobs, versions
 from adreg.registry.catalog.engine import Connection
+from adreg.registry.catalog.replacing import is_empty
 from adreg.registry.durable import fsync_folder, write_error
 from adreg.registry.ops.context import Context
 from adreg.registry.ops.leftovers import take_back
@@ -36,6 +37,7 @@ ItemKind = Literal["blob", "snapshot", "staging", "download", "model", "lease", 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _UNUSED = "nothing refers to it"
 _STAGED = ".*.adreg-*.lock"
+_FOREIGN = "the catalog is empty: that of these files may be another (see ADREG_DATABASE_URL)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,8 @@ def _stored(context: Context, rule: _Rule) -> tuple[list[Item], int]:
     with context.catalog.read() as connection:
         used = len(blobs.every(connection))
         loose_files, loose_folders = _loose(connection, files, folders)
-    held = "a running command reads the store" if is_leased(store.root) else None
+        held = _FOREIGN if is_empty(connection) else None
+    held = "a running command reads the store" if is_leased(store.root) else held
     items = [rule.judge("blob", store.blob(one), _strange(one) or held) for one in loose_files]
     items += [
         rule.judge("snapshot", store.folder(one), _strange(one) or held) for one in loose_folders
@@ -191,8 +194,7 @@ def _models(context: Context, rule: _Rule) -> list[Item]:
         return []
     with context.catalog.read() as connection:
         unknown = _unknown(connection, parent)
-    strange = "it is no folder of a model's"
-    items = [rule.judge("model", one, None if _is_folder(one) else strange) for one in unknown]
+        items = [rule.judge("model", one, _doubt(context, connection, one)) for one in unknown]
     going = [item.path for item in items if item.removed]
     if rule.dry_run or not going:
         return items
@@ -223,6 +225,21 @@ def _unknown(connection: Connection, parent: Path) -> list[Path]:
         for path in sorted(parent.iterdir())
         if not path.name.startswith(".") and path.resolve() not in known
     ]
+
+
+def _doubt(context: Context, connection: Connection, path: Path) -> str | None:
+    """Say why a model that the catalog does not know may be somebody's all the same."""
+    if not _is_folder(path):
+        return "it is no folder of a model's"
+    if is_empty(connection):
+        return _FOREIGN
+    if replaced := sorted(context.settings.home.glob("before-restore-*")):
+        return f"the registry that is kept in {replaced[-1].name} may know it"
+    # A home that was moved: the catalog still says where its models lay before.
+    lost = (one for one in map(Path, blobs.folders(connection)) if not one.exists())
+    if path.name in {part for one in lost for part in one.parts}:
+        return "a model that the catalog misses had its name: was the home moved?"
+    return None
 
 
 def _downloads(context: Context, rule: _Rule) -> list[Item]:

@@ -162,9 +162,8 @@ class Intake:
         if len(idle) == len(ours):
             return [one.added(idle[sha], new=False) for sha, one in ours.items()]
         publication = self._staging()
-        moving = [sha for sha in ours if sha not in idle and damaged.get(sha, True)]
-        for sha in moving:
-            publication.draw(sha, ours[sha].content.files)
+        for sha, one in ours.items():  # the known too: another process may remove them meanwhile
+            publication.draw(sha, one.content.files)
         publication.sync()
         at, records, outcomes = history.now(), dict(self._records), {}
         with self._context.catalog.write() as connection:
@@ -187,7 +186,7 @@ class Intake:
                     entries.append(ours[sha].entry(key, action, at))
                 outcomes[sha] = ours[sha].added(key, new=False, repaired=repaired)
             entries_of.append(connection, *entries)
-            if settled := [one for one in moving if one in new or damaged.get(one, False)]:
+            if settled := [sha for sha in ours if sha in new or damaged.get(sha, False)]:
                 publication.settle(*settled)
             connection.commit()
         publication.committed()

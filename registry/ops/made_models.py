@@ -175,10 +175,12 @@ def copy_made(context: Context, made: Made, staging: Staging, card: str) -> Writ
     None if the model is damaged. Raises WriteFailed or DiskFull.
     """
     files = tuple(file for file in made.files if file.name != CARD)
+    staging.clear()  # of what a merge that was stopped had finished
     context.progress.start(f"copying {made.key}", sum(file.size for file in files))
     try:
         copy_verified(made.folder, files, staging.folder, str(made.key), context.progress)
     except Damaged:
+        staging.clear()
         return None
     finally:
         context.progress.finish()

@@ -319,7 +319,7 @@ def _origin(client: HubClient, place: Place) -> Origin:
     info = place.info
 
     def record(connection: Connection, key: VersionKey, at: datetime) -> None:
-        url = f"{client.endpoint}/{info.repo}/tree/{info.commit}"
+        url = f"{client.site}/{info.repo}/tree/{info.commit}"
         copy = Remote(
             direction="pull",
             repo=info.repo,

@@ -11,6 +11,7 @@ from adreg.registry.catalog.records import AdapterVersion, Kind, Remote
 from adreg.registry.digest import FileDigest
 from adreg.registry.errors import (
     CardRefused,
+    HubConflict,
     HubNoAccess,
     PushRefused,
     UnknownRepo,
@@ -293,6 +294,14 @@ def _send(  # noqa: PLR0913, PLR0917  # what, and where to
     if head is None:
         branches.create_repo(client, target.repo, private=target.private)
         head = repository.look(client, target.repo, _MAIN)
+        # It was not there before; where somebody was faster, nothing was compared with theirs.
+        theirs = {file.name for file in sending} & head.files.keys()
+        if theirs or (target.private and not head.private):
+            raise HubConflict(
+                target.repo,
+                "somebody else made it meanwhile",
+                "Push again: what is there now is looked at first.",
+            )
         if target.revision != _MAIN:
             head = replace(head, revision=target.revision, branch_missing=True)
     if head.branch_missing:

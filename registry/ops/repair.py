@@ -90,15 +90,16 @@ class _Work:
                 links.append(fault)
             else:
                 yield self._mend_file(key, file, fault)
-        if links:
-            with self._context.catalog.write() as connection:
-                if versions.find_by_digest(connection, "adapter", key.digest) is not None:
-                    mend_snapshot(self._context.store.root, key.digest, files)
+        # Of a file that is damaged too, verifying does not tell that its link is wrong.
+        with self._context.catalog.write() as connection:
+            if versions.find_by_digest(connection, "adapter", key.digest) is not None:
+                mend_snapshot(self._context.store.root, key.digest, files)
+                if links:
                     names = [fault.name for fault in links]
                     history.write(connection, history.now(), "repair", str(key), names=names)
                     connection.commit()
-            for fault in links:
-                yield Mended(str(key), fault.name, fault.kind, repaired=True, source=_LINK)
+        for fault in links:
+            yield Mended(str(key), fault.name, fault.kind, repaired=True, source=_LINK)
 
     def _mend_file(self, key: VersionKey, file: FileDigest, fault: Fault) -> Mended:
         told = str(key), file.name, fault.kind

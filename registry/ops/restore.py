@@ -14,16 +14,24 @@ from adreg.registry.catalog.engine import Catalog, Connection
 from adreg.registry.catalog.records import ListQuery, VersionKey
 from adreg.registry.catalog.replacing import is_empty, replace_all
 from adreg.registry.digest import FileDigest, of_files
-from adreg.registry.durable import Staging, fsync_folder, require_space, sweep, write_error
+from adreg.registry.durable import (
+    Staging,
+    fsync_folder,
+    make_folder,
+    require_space,
+    sweep,
+    write_error,
+)
 from adreg.registry.errors import CatalogError, InputRefused, OutputRefused
 from adreg.registry.names import file_fault
 from adreg.registry.opening import open_regular
 from adreg.registry.ops import history
 from adreg.registry.ops.context import Context
+from adreg.registry.ops.verify import UNREADABLE
 from adreg.registry.settings import Settings
 from adreg.registry.store.archive import CATALOG, Reader
 from adreg.registry.store.blobs import Store
-from adreg.registry.store.mending import mend_snapshot
+from adreg.registry.store.mending import files_below, mend_snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +70,7 @@ def restore(context: Context, source: Path, *, replace: bool = False) -> Restore
         found = _extract(context, source, staging.folder, new.root)
         try:
             with Catalog(Settings.at(staging.folder)).read() as connection:
-                keys = _check(connection, source, found, new)
+                keys = _checked(connection, source, found, new)
                 aside = _take_place(context, connection, new, source, replace, damaged)
         except CatalogError as error:
             if error.where != str(staging.folder / CATALOG):
@@ -96,13 +104,27 @@ def _extract(context: Context, source: Path, folder: Path, store: Path) -> dict[
     return found
 
 
+def _checked(
+    connection: Connection, source: Path, found: dict[str, int], new: Store
+) -> tuple[VersionKey, ...]:
+    """Do what ``_check`` does, and refuse what it cannot read."""
+    try:
+        return _check(connection, source, found, new)
+    except UNREADABLE as error:
+        raise _refused(source, f"a row of its catalog is damaged: {error}") from error
+
+
 def _check(
     connection: Connection, source: Path, found: dict[str, int], new: Store
 ) -> tuple[VersionKey, ...]:
     """Compare the catalog with the blobs, and draw the snapshots that it tells of."""
     if blobs.every(connection) != found:
         raise _refused(source, "its files are not those that its catalog tells of")
-    keys = tuple(row.key for row in listing.rows(connection, ListQuery(all_versions=True)))
+    rows = listing.rows(connection, ListQuery(all_versions=True))
+    for name in {name for row in rows for name in (row.key.name, *row.aliases)}:
+        if any(file_fault(part) is not None for part in name.split("/")):
+            raise _refused(source, f"its catalog has a name that nothing can have: {name[:200]!r}")
+    keys = tuple(row.key for row in rows)
     for key in keys:
         if key.kind != "adapter":
             continue
@@ -197,15 +219,29 @@ def _link(source: str, target: str) -> None:
 
 
 def _move_in(source: Path, target: Path) -> None:
-    """Move all that is in one folder into another; equal names are equal things, checked."""
-    target.mkdir(parents=True, exist_ok=True)
+    """Move all that is in one folder into another; equal names are equal things, checked.
+
+    A snapshot that is there and as it should be stays: it is of the registry that is
+    there too, which a kill may leave in place.
+    """
+    make_folder(target)
     for path in source.iterdir():
         place = target / path.name
         if place.is_dir() and not place.is_symlink():
+            if _links(place) == _links(path):
+                continue
             shutil.rmtree(place)
         path.replace(place)
     fsync_folder(target)
     fsync_folder(target.parent)
+
+
+def _links(folder: Path) -> dict[str, str | None]:
+    """Return what each link below a folder holds; None for what is no link."""
+    return {
+        path.relative_to(folder).as_posix(): os.readlink(path) if path.is_symlink() else None  # noqa: PTH115  # the text itself
+        for path in files_below(folder)
+    }
 
 
 def _require_empty(home: Path, connection: Connection) -> None:

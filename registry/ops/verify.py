@@ -16,7 +16,11 @@ from adreg.registry.digest import FileDigest
 from adreg.registry.errors import CatalogError
 from adreg.registry.ops import resolve
 from adreg.registry.ops.context import Context
+from adreg.registry.store.blobs import names_below
 from adreg.registry.store.faults import Fault, find_fault
+
+UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError)
+"""What reading a row raises in which a flipped bit made a time or a list unreadable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +66,8 @@ def verify(context: Context, reference: str | None = None) -> Verified:
             keys = _keys(connection, reference)
             work = [_work(context, connection, key) for key in keys]
             known = frozenset(blobs.every(connection)) if reference is None else None
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        # A flipped bit made a time or a list in a row unreadable.
-        reason = f"a row of it is damaged: {error}"
-        advice = "Put a backup in its place, or keep what `sqlite3 FILE .recover` can read."
-        raise CatalogError(context.catalog.where, reason, advice) from error
+    except UNREADABLE as error:
+        raise unreadable(context, error) from error
     context.progress.start("Verifying", sum(one.bytes for one in work))
     try:
         done = tuple(_verify(context, one, context.progress.advance) for one in work)
@@ -76,6 +77,13 @@ def verify(context: Context, reference: str | None = None) -> Verified:
     if unknown or any(one.faults for one in done):
         done, unknown = _still(context, done, unknown)
     return Verified(done, unknown)
+
+
+def unreadable(context: Context, error: Exception) -> CatalogError:
+    """Return the error for a catalog with a row that raised one of ``UNREADABLE``."""
+    reason = f"a row of it is damaged: {error}"
+    advice = "Put a backup in its place, or keep what `sqlite3 FILE .recover` can read."
+    return CatalogError(context.catalog.where, reason, advice)
 
 
 def _still(
@@ -146,12 +154,11 @@ def _model_faults(work: _Work, advance: Callable[[int], None]) -> tuple[Fault, .
         if (fault := find_fault(work.folder / file.name, file, advance)) is not None
     ]
     wanted = {file.name for file in work.files}
-    for where, _, names in os.walk(work.folder):
-        for name in names:
-            path = Path(where) / name
-            inside = path.relative_to(work.folder).as_posix()
-            if inside not in wanted:
-                faults.append(Fault("extra", inside, path))
+    faults += [
+        Fault("extra", inside, work.folder / inside)
+        for inside in names_below(work.folder)
+        if inside not in wanted
+    ]
     return tuple(sorted(faults, key=lambda fault: fault.name))
 
 

@@ -24,6 +24,7 @@ from adreg.registry.digest import FileDigest
 from adreg.registry.durable import fsync_folder, write_error
 from adreg.registry.store.faults import Fault, find_fault
 from adreg.registry.store.leases import is_leased, lease
+from adreg.registry.store.mending import files_below
 from adreg.registry.store.publication import Leftover, Publication, bury, find_dead, link_text
 
 
@@ -69,7 +70,7 @@ class Store:
         wanted = {file.name for file in files}
         faults += [
             Fault("extra", name, folder / name)
-            for name in _names_below(folder)
+            for name in names_below(folder)
             if name not in wanted
         ]
         return tuple(sorted(faults, key=lambda fault: fault.name))
@@ -139,12 +140,9 @@ class Store:
         return len(dead)
 
 
-def _names_below(folder: Path) -> list[str]:
-    return sorted(
-        (Path(where) / name).relative_to(folder).as_posix()
-        for where, _, names in os.walk(folder)
-        for name in names
-    )
+def names_below(folder: Path) -> list[str]:
+    """Return all that is below a folder and is no folder itself; a link to one is none."""
+    return sorted(path.relative_to(folder).as_posix() for path in files_below(folder))
 
 
 def _entries(folder: Path) -> frozenset[str]:

@@ -9,7 +9,7 @@ so that nobody removes it meanwhile.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -47,10 +47,9 @@ def mend_snapshot(root: Path, digest: str, files: Iterable[FileDigest]) -> None:
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             folder.rename(_aside(root, digest))
         folder.mkdir(parents=True, exist_ok=True)
-        for where, _, names in os.walk(folder):
-            for path in (Path(where) / name for name in names):
-                if path.relative_to(folder).as_posix() not in wanted:
-                    path.rename(_aside(root, path.name))
+        for path in list(files_below(folder)):
+            if path.relative_to(folder).as_posix() not in wanted:
+                path.rename(_aside(root, path.name))
         for name, text in wanted.items():
             _mend_link(root, folder / name, text)
         for inside, _, _ in os.walk(folder):
@@ -58,6 +57,13 @@ def mend_snapshot(root: Path, digest: str, files: Iterable[FileDigest]) -> None:
         fsync_folder(folder.parent)
     except OSError as error:
         raise write_error(folder, error) from error
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Give all that is below a folder and is no folder itself; a link to one is none."""
+    for where, folders, names in os.walk(folder):
+        yield from (Path(where) / name for name in names)
+        yield from (path for name in folders if (path := Path(where) / name).is_symlink())
 
 
 def _mend_link(root: Path, link: Path, text: str) -> None:

@@ -24,7 +24,7 @@ from typing import final
 from filelock import FileLock, Timeout
 
 from adreg.registry.digest import FileDigest
-from adreg.registry.durable import fsync_folder, require_space, write_error
+from adreg.registry.durable import fsync_folder, make_folder, require_space, write_error
 from adreg.registry.errors import InputRefused
 from adreg.registry.store.copying import Copies, See
 
@@ -61,7 +61,7 @@ class Publication:
         self._settled = False
         try:
             for name in ("staging", "blobs", "snapshots"):
-                _make_folder(root / name)
+                make_folder(root / name)
             self._lock.acquire()
             self._folder.mkdir()
         except OSError as error:
@@ -220,13 +220,6 @@ def _remove(folder: Path, lock: FileLock) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     Path(lock.lock_file).unlink(missing_ok=True)
     lock.release()
-
-
-def _make_folder(folder: Path) -> None:
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in missing:
-        fsync_folder(path.parent)
 
 
 def _size(path: Path) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from adreg.registry import Registry
 from adreg.registry.merge.methods.draws import Draws
@@ -286,6 +287,21 @@ def test_float32_is_the_formula_nearly(
 ) -> None:
     """Summed in float32 it is the same but for the sums' own rounding."""
     ours = merge(Registry(home), inputs, name, tmp_path / "out")
+
+    for tensor, values in expected(inputs, name).items():
+        np.testing.assert_allclose(ours[tensor], values, rtol=2e-6, atol=2e-6, err_msg=tensor)
+
+
+@pytest.mark.parametrize("name", ["ties", "breadcrumbs", "peft_magnitude_prune", "sce"])
+def test_a_base_in_float64_under_sums_in_float32(
+    tmp_path: Path, home: Path, inputs: Inputs, name: str
+) -> None:
+    """W in float64 makes the deltas float64, and a method ranks them as such."""
+    base = tmp_path / "base"
+    shutil.copytree(inputs.base, base)
+    save_file(inputs.weights, base / "model.safetensors", metadata={"format": "pt"})
+
+    ours = merge(Registry(home), replace(inputs, base=base), name, tmp_path / "out")
 
     for tensor, values in expected(inputs, name).items():
         np.testing.assert_allclose(ours[tensor], values, rtol=2e-6, atol=2e-6, err_msg=tensor)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import PeftType
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from adreg.registry import Registry
@@ -238,3 +238,32 @@ def test_other_layers_and_settings(tmp_path: Path, home: Path, case: str) -> Non
     assert [name for name in before if not torch.equal(ours[name], before[name])]
     for name, tensor in ours.items():
         assert torch.allclose(tensor.double(), exact[name].double(), rtol=1e-5, atol=2e-6), name
+
+
+@pytest.mark.parametrize("kind", ["BOFT", "HRA", "VERA"])
+def test_a_base_in_float64_keeps_its_digits(tmp_path: Path, home: Path, kind: str) -> None:
+    """In float64 PEFT's layers too are given W as it is stored, not rounded to float32."""
+    target, settings = KINDS[kind]
+    base = factory.make_base(tmp_path / "base", target, dtype=torch.float64)
+    weights = base / "model.safetensors"
+    fine = {name: w * (1 + 1e-10 * torch.sin(1e6 * w)) for name, w in load_file(weights).items()}
+    save_file(fine, weights, metadata={"format": "pt"})
+    wrapped = peft.get_peft_model(
+        factory.load_base(base), PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)](**settings)
+    )
+    factory.fill_adapter(wrapped, 3)
+    wrapped.save_pretrained(str(tmp_path / "adapter"))
+
+    adapters = (RecipeAdapter(str(tmp_path / "adapter")),)
+    made = Registry(home).merge(
+        Recipe(adapters, base=str(base), precision="float64"), output=tmp_path / "out"
+    )
+
+    ours = load_file(made.folder / weights.name)
+    exact: Any = factory.load_adapter(base, tmp_path / "adapter", dtype=torch.float64).double()
+    for name, module in exact.base_model.model.named_modules():
+        if hasattr(module, "get_base_layer") and hasattr(module, "merge"):
+            layer = module.get_base_layer()
+            layer.weight.data = fine[f"{name}.weight"].clone()
+            module.merge(safe_merge=True)
+            assert torch.allclose(layer.weight, ours[f"{name}.weight"], rtol=1e-12, atol=1e-14)

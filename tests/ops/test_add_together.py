@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from adreg.registry.catalog import series
 from adreg.registry.catalog.engine import Catalog
 from adreg.registry.errors import AdapterRefused, InputRefused
 from adreg.registry.ops import history
+from adreg.registry.ops.intake import Intake
 from adreg.registry.progress import Progress
 
 _NAME = "base_model.model.layers.0.q_proj.lora_"
@@ -72,6 +74,33 @@ def test_seventy_adapters_are_three_commits(
         if row.key.name != "first"
     ]
     assert 71 == len(registry.history(limit=100).entries)
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["with a note", "beside a new one"])
+def test_what_is_removed_while_it_is_added_again_is_whole(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    """One that was known when it was looked up, and is removed before it is recorded, is new."""
+    del home
+    registry = Registry()
+    registry.add(write(tmp_path / "runs/a", 1), name="a")
+    if beside:
+        write(tmp_path / "runs/b", 2)
+    look = Intake._known
+
+    def look_and_lose(self: Intake, ours: dict[str, Any]) -> Any:
+        found = look(self, ours)
+        Registry().remove("a")
+        return found
+
+    monkeypatch.setattr(Intake, "_known", look_and_lose)
+    if beside:
+        registry.add_tree(tmp_path / "runs")
+    else:
+        registry.add(tmp_path / "runs/a", name="a", note="again")
+
+    assert (2 if beside else 1) == registry.list().total
+    assert () == registry.verify().faults
 
 
 def test_what_is_refused_is_in_the_way_of_no_other(home: Path, tmp_path: Path) -> None:

@@ -183,6 +183,45 @@ def test_damage_is_no_part_of_a_backup(registry: Registry, tmp_path: Path) -> No
     assert not (tmp_path / "b.tar").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("UPDATE version SET created_at = 'x'", "a row of it is damaged"),
+        ("UPDATE file SET name = 'other' WHERE size < 500 AND version_id = 1", "list of the files"),
+    ],
+)
+def test_a_catalog_that_could_not_be_restored_is_not_backed_up(
+    registry: Registry, tmp_path: Path, change: str, reason: str
+) -> None:
+    """What a restore would refuse is told when the backup is made, and no file is left."""
+    with closing(sqlite3.connect(registry.settings.home / "catalog.sqlite")) as catalog:
+        catalog.execute(change)
+        catalog.commit()
+    target = tmp_path / "to" / "saved.tar"
+
+    said, _ = refused(AdregError, lambda: registry.backup(target))
+
+    assert reason in said
+    assert [] == everything_in(target.parent)
+
+
+def test_a_version_of_both_registries_is_there_while_one_replaces_the_other(
+    registry: Registry, saved: Path
+) -> None:
+    """A snapshot that is as it should be is not taken away, not even for a moment."""
+    folders = [one.folder for one in registry.verify().versions if one.key.kind == "adapter"]
+    before = [folder.stat().st_ino for folder in folders]
+    next(folders[0].iterdir()).unlink()
+
+    registry.restore(saved, replace=True)
+
+    after = [folder.stat().st_ino for folder in folders]
+    assert [False, *[True] * (len(folders) - 1)] == [
+        a == b for a, b in zip(before, after, strict=True)
+    ]
+    assert () == registry.verify().faults
+
+
 def test_what_cannot_be_backed_up_is_told(registry: Registry, home: Path, tmp_path: Path) -> None:
     """A name that is taken, a registry that is not there, a catalog on a server."""
     (tmp_path / "b.tar").write_text("mine")

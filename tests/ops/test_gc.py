@@ -15,9 +15,14 @@ from hubserver import Hub
 from stopping import Worker, everything, make_files
 
 from adreg.registry import Registry
+from adreg.registry.catalog import models
 from adreg.registry.catalog.engine import Catalog
+from adreg.registry.catalog.records import Content, ModelFacts
+from adreg.registry.digest import FileDigest, of_bytes, of_files
 from adreg.registry.merge.recipe import Recipe, RecipeAdapter
 from adreg.registry.ops.gc import Item, Swept
+from adreg.registry.ops.history import now
+from adreg.registry.settings import Settings
 
 OLD = 5 * 24 * 3600
 BIG = 100_000
@@ -125,6 +130,56 @@ def test_what_adreg_did_not_put_there_stays(registry: Registry, tmp_path: Path) 
     assert ("model", False, "it is no folder of a model's") == found["link"]
     assert "llama" not in found
     assert base.exists()
+
+
+def test_the_files_of_another_catalog_stay(registry: Registry, tmp_path: Path) -> None:
+    """Under a catalog in which nothing was ever done, as of a mistyped URL, nothing is loose."""
+    litter(registry)
+    home = registry.settings.home
+    url = f"sqlite:///{tmp_path / 'mistyped.sqlite'}"
+
+    other = Registry(settings=Settings.at(home, url)).gc(grace=0)
+
+    kept = [item for item in other.items if item.kind in {"blob", "snapshot", "model"}]
+    assert 6 == len(kept)
+    assert {(False, True)} == {(one.removed, "the catalog is empty" in one.reason) for one in kept}
+    assert () == registry.verify().faults
+
+
+@pytest.mark.parametrize("inside", ["0123456789abcdef", "team/bot"])
+def test_the_models_of_a_home_that_was_moved_stay(registry: Registry, inside: str) -> None:
+    """The catalog says where they lay before; what lies under that name now is not swept."""
+    model = registry.settings.models / inside
+    model.mkdir(parents=True)
+    (model / "model.safetensors").write_bytes(b"x")
+    with registry._context.catalog.write() as connection:
+        file = FileDigest("model.safetensors", of_bytes(b"x"), 1)
+        content = Content(of_files([file]), 1, 1, "F32", (file,))
+        facts = ModelFacts("linear", model, {}, "1" * 64, "adreg")
+        models.add(connection, "bot", content, facts, [], base_id=None, at=now())
+        connection.commit()
+    moved = registry.settings.home.with_name("moved")
+    registry.settings.home.rename(moved)
+
+    swept = Registry(moved).gc(grace=0)
+
+    (item,) = [item for item in swept.items if item.kind == "model"]
+    assert (False, True) == (item.removed, "was the home moved" in item.reason)
+    assert (moved / "models" / inside / "model.safetensors").exists()
+
+
+def test_the_models_of_a_registry_that_was_replaced_stay(
+    registry: Registry, tmp_path: Path
+) -> None:
+    """What a restore has put aside is a home still, whose models lie where they lay."""
+    saved = registry.backup(tmp_path / "saved.tar").path
+    model = litter(registry)["model"]
+    aside = registry.restore(saved, replace=True).aside
+
+    assert aside is not None
+    reason = f"the registry that is kept in {aside.name} may know it"
+    assert ("model", False, reason) == told(registry.gc())[model.name]
+    assert model.exists()
 
 
 def test_an_empty_home_is_not_made_a_registry(home: Path) -> None:

@@ -157,6 +157,18 @@ def test_names_are_mended_from_the_store_itself(registry: Registry) -> None:
     assert [b"a file in the place of a link", b"a file too many"] == sorted(quarantined(registry))
 
 
+def test_a_file_and_its_name_are_mended_in_one_go(registry: Registry) -> None:
+    """A damaged file whose link is gone too needs no second repair."""
+    link = registry.verify().versions[0].folder / WEIGHTS
+    spoil(blob(registry))
+    link.unlink()
+
+    done = registry.repair()
+
+    assert () == done.verified.faults
+    assert [True] == [one.repaired for one in done.mended]
+
+
 def test_what_is_whole_is_left_alone(registry: Registry) -> None:
     """Repairing a registry without damage writes nothing."""
     before = everything(registry.settings.home)

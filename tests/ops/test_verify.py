@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import factory
@@ -12,7 +14,7 @@ from adreg.registry import Registry, digest
 from adreg.registry.catalog import models
 from adreg.registry.catalog.records import Content, ModelFacts
 from adreg.registry.digest import FileDigest, of_files
-from adreg.registry.errors import NotFound
+from adreg.registry.errors import CatalogError, NotFound
 from adreg.registry.ops.history import now
 
 
@@ -77,6 +79,8 @@ def test_damage_is_named_and_left_as_it_is(registry: Registry, tmp_path: Path) -
     (tmp_path / "model/model.safetensors").write_bytes(b"short")
     (tmp_path / "model/sub/card.md").unlink()
     (tmp_path / "model/new.txt").write_text("?")
+    (first / "code").symlink_to(tmp_path)
+    (tmp_path / "model/sub/code").symlink_to(tmp_path)
     store.blob("0" * 64).write_text("nobody's")
     before = everything(registry.settings.home)
 
@@ -85,9 +89,11 @@ def test_damage_is_named_and_left_as_it_is(registry: Registry, tmp_path: Path) -
     assert [
         ("README.md", "missing"),
         ("adapter_model.safetensors", "damaged"),
+        ("code", "extra"),
         ("model.safetensors", "truncated"),
         ("new.txt", "extra"),
         ("sub/card.md", "missing"),
+        ("sub/code", "extra"),
     ] == [(fault.name, fault.kind) for one in found.versions for fault in one.faults]
     assert (store.blob("0" * 64),) == found.unknown
     assert found.faults[0].startswith("adapter@1: README.md is missing")
@@ -100,6 +106,18 @@ def test_one_version_is_verified_alone(registry: Registry, tmp_path: Path) -> No
 
     assert () == registry.verify("adapter@1").faults
     assert ["missing", "missing"] == [f.kind for f in registry.verify("merged").versions[0].faults]
+
+
+def test_a_row_that_is_missing_is_told(registry: Registry) -> None:
+    """A catalog that has lost what belongs to a version is named as damaged, in one line."""
+    with closing(sqlite3.connect(registry.settings.home / "catalog.sqlite")) as catalog:
+        catalog.execute("DELETE FROM adapter")
+        catalog.commit()
+
+    with pytest.raises(CatalogError) as caught:
+        registry.verify()
+
+    assert "a row that must be there is missing" in caught.value.sentence
 
 
 def test_an_unknown_name_is_told(registry: Registry) -> None:

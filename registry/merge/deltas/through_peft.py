@@ -346,9 +346,15 @@ def _layer(term: Module, shapes: Shapes, read: Callable[[str], Array] | None) ->
             # Rows of one shared number: a shape without memory.
             value = torch.full((1,), 1 / math.sqrt(shape[-1])).expand(shapes[name])
         else:
-            value = torch.from_numpy(np.asarray(read(name), np.float32))
+            value = torch.from_numpy(_narrowed(read(name)))
         setattr(layer, parameter, torch.nn.Parameter(value, requires_grad=False))
     return layer
+
+
+def _narrowed(weight: Array) -> Array:
+    """Return a weight in float32, which PEFT builds with; as it is where that would round it."""
+    narrow = np.asarray(weight, np.float32)
+    return narrow if np.array_equal(narrow, weight, equal_nan=True) else weight
 
 
 @contextmanager

@@ -12,6 +12,11 @@ from hubserver import Fault, Hub
 from running import Adreg
 
 from adreg.registry import Registry
+from adreg.registry.errors import HubError
+from adreg.registry.hub import bases, headers
+from adreg.registry.hub.answers import Entry
+from adreg.registry.hub.client import HubClient
+from adreg.registry.progress import SILENT
 
 
 @pytest.fixture
@@ -152,3 +157,37 @@ def test_a_base_with_a_wrong_byte(
     snapshot = cache / "models--alice--tiny" / "snapshots" / online.head(base)
     wrong = (base_folder / "model.safetensors").read_bytes()
     assert wrong == (snapshot / "model.safetensors").read_bytes()
+
+
+def test_a_branch_that_moves_while_a_base_is_fetched(
+    online: Hub, base_folder: Path, cache: Path
+) -> None:
+    """What came is compared with its own commit, and nothing of the cache is removed for that."""
+    repo = put_base(online, base_folder)
+    client = HubClient()
+    seen = client.info(repo)
+    online.commit(repo, {"config.json": b"{}"})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "info", lambda *_: seen)
+        folder = bases.fetch(client, repo, None, SILENT)
+
+    assert seen.commit != online.head(repo) == folder.name
+    assert folder.is_relative_to(cache)
+    assert b"{}" == (folder / "config.json").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a\x00.safetensors", "a\x1b[2J.safetensors", "a:b.safetensors"])
+@pytest.mark.usefixtures("cache")
+def test_a_base_with_a_name_that_must_not_be_written(
+    online: Hub, base_folder: Path, tmp_path: Path, name: str
+) -> None:
+    """Weight files too are written under no name that a folder here would be refused for."""
+    repo = put_base(online, base_folder)
+    client = HubClient()
+    info = client.info(repo)
+    entries = (*(info.files or ()), Entry(name, 100, "0" * 40, "0" * 64))
+
+    with pytest.raises(HubError, match="has characters that are not allowed"):
+        headers.fetch(client, repo, info.commit, entries, tmp_path)
+    assert not list(tmp_path.glob("*.safetensors"))

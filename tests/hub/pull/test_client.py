@@ -8,8 +8,9 @@ from email.utils import format_datetime
 
 import pytest
 from hubserver import Fault, Hub
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported lazily
 
-from adreg.registry.errors import HubBusy, HubDamaged, HubError
+from adreg.registry.errors import HubBusy, HubDamaged, HubError, HubNoAccess
 from adreg.registry.hub import translation
 from adreg.registry.hub.answers import read_info, read_tree
 from adreg.registry.hub.client import Backoff, HubClient
@@ -170,3 +171,46 @@ def test_the_tree_agrees_with_the_files_of_the_info(online: Hub, adapter_repo: s
         client.tree(adapter_repo, info.commit), key=lambda one: one.path
     )
     assert info.commit == online.head(adapter_repo)
+
+
+@pytest.mark.parametrize("token", ["hf_secret\x0bx", "hf_s\N{LATIN SMALL LETTER E WITH ACUTE}cret"])
+def test_a_token_that_no_header_holds_stands_in_no_error(online: Hub, token: str) -> None:
+    """It is refused in our words before it is sent, and not shown."""
+    with pytest.raises(HubNoAccess) as caught:
+        HubClient(token=token).info("alice/support")
+
+    assert "the token has characters that no token has" in caught.value.sentence
+    assert "cret" not in str(caught.value)
+    assert not online.requests
+
+
+@pytest.mark.parametrize("endpoint", ["http://[bad", "http://localhost:port", "http://a\x01b"])
+@pytest.mark.usefixtures("online")
+def test_an_endpoint_that_is_no_address(endpoint: str) -> None:
+    """What HF_ENDPOINT can be is an error of ours, not of what parses it."""
+    with pytest.raises(HubError, match="HF_ENDPOINT is no address of a Hub"):
+        HubClient(endpoint).info("alice/support")
+
+
+def test_a_password_in_the_endpoint_is_not_shown(online: Hub) -> None:
+    """Neither in an error nor in the address that is kept of a copy."""
+    host = online.endpoint.removeprefix("http://")
+    client = HubClient(f"http://me:secret@{host}")
+
+    assert online.endpoint == client.site
+    online.faults.append(Fault("GET /api", "drop", times=99))
+    with pytest.raises(HubBusy) as caught:
+        client.info("alice/support")
+    assert f"the connection to {host} broke off" in caught.value.sentence
+    assert "secret" not in f"{caught.value.sentence} {caught.value.hint}"
+
+
+def test_a_listing_that_goes_on_at_no_address(online: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A next page whose address cannot be read is the Hub's fault, told in our words."""
+    answer = httpx.Response(200, json=[], headers={"Link": '<http://[bad>; rel="next"'})
+    client = HubClient()
+    monkeypatch.setattr(client, "request", lambda *_, **__: answer)
+
+    with pytest.raises(HubDamaged, match="its listing goes on at no address"):
+        list(client.pages("api/models", "alice", {}))
+    assert not online.requests

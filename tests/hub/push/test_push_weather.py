@@ -17,6 +17,9 @@ from hubserver import Fault, Hub
 from hubserver.faults import Kind
 from pushing import TOKEN, Pusher
 
+from adreg.registry.hub import branches
+from adreg.registry.hub.client import HubClient
+
 pytestmark = pytest.mark.filterwarnings(
     # huggingface_hub 2.4 gives httpx2 a file in the old way (lfs.py, _upload_single_part).
     "ignore:Use .content=:DeprecationWarning"
@@ -112,6 +115,28 @@ def test_a_change_of_somebody_elses_is_not_written_over(pusher: Pusher, hub: Hub
     assert "Push again with --overwrite to replace these files." in ran.err
     assert theirs == hub.head(REPO)
     assert pusher.push("team/two", REPO, *OURS, "--overwrite").code == 0
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_a_repository_that_somebody_makes_meanwhile(
+    pusher: Pusher, hub: Hub, monkeypatch: pytest.MonkeyPatch, private: bool
+) -> None:
+    """One made between the look and the making is not written over, nor pushed to if public."""
+    made = branches.create_repo
+
+    def faster(client: HubClient, repo: str, *, private: bool) -> None:
+        hub.create_repo(repo)
+        hub.commit(repo, {"notes.md" if private else WEIGHTS: b"of somebody else"})
+        made(client, repo, private=private)
+
+    monkeypatch.setattr(branches, "create_repo", faster)
+
+    ran = pusher.push("team/one", REPO, *OURS, *["--private"][: int(private)])
+
+    assert ran.code == 1
+    assert f"{REPO}: somebody else made it meanwhile" in ran.err
+    assert not pusher.registry.remotes("team/one")
+    assert commits_sent(hub) == 0
 
 
 def test_files_that_adreg_never_put_there_are_not_written_over(pusher: Pusher, hub: Hub) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +221,23 @@ def test_too_little_room_is_said_before_a_shard_is_fetched(  # noqa: PLR0917  # 
     assert 1 == ran.code
     assert "there is not enough room" in ran.err
     assert not weights.fetched()
+
+
+def test_a_large_file_beside_the_weights_takes_no_memory(
+    online: Hub, adreg: Adreg, base_folder: Path, adapter_folder: Path, tmp_path: Path
+) -> None:
+    """A tokenizer of 64 MiB is copied by pieces, and never held whole."""
+    put(online, base_folder)
+    large = tmp_path / "vocabulary.txt"
+    large.write_bytes(bytes(64 << 20))
+    online.commit(REPO, {large.name: large})
+
+    tracemalloc.start()
+    try:
+        ran = adreg("merge", str(adapter_folder), "--base", f"hf://{REPO}", "--stream", "--dry-run")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert 0 == ran.code, ran.err
+    assert peak < 48 << 20
