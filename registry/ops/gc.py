@@ -7,12 +7,13 @@ inside its write transaction, within which this looks again before it removes.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -291,10 +292,17 @@ def _delete(path: Path) -> None:
     shutil.rmtree(path) if _is_folder(path) else path.unlink(missing_ok=True)
 
 
+def _below(folder: Path) -> Iterator[Path]:
+    """Give a folder and all in it; rglob would raise for what goes meanwhile (Python 3.11)."""
+    for parent, _, files in os.walk(folder):
+        yield Path(parent)
+        yield from (Path(parent, name) for name in files)
+
+
 def _measure(path: Path) -> tuple[int, float]:
     """Return the bytes of a file or of all below a folder, and when any was last changed."""
     size, changed = 0, 0.0
-    for one in (path, *path.rglob("*")) if _is_folder(path) else (path,):
+    for one in _below(path) if _is_folder(path) else (path,):
         with suppress(OSError):  # it has just gone
             seen = one.lstat()
             size += seen.st_size if stat.S_ISREG(seen.st_mode) else 0
