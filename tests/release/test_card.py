@@ -70,7 +70,7 @@ def test_same_facts_same_bytes() -> None:
     assert model_card(FACTS) == model_card(dataclasses.replace(FACTS))
 
 
-@pytest.mark.parametrize("repo", [None, "/home/me/base", "./base", "C:\\base", "a/b/c"])
+@pytest.mark.parametrize("repo", [None, "/models/base", "./base", "C:\\base", "a/b/c"])
 def test_no_path_as_base(repo: str | None) -> None:
     """A base whose Hub id is not known is left out of the metadata, and the text says so."""
     base = dataclasses.replace(FACTS.base, repo=repo)

@@ -26,7 +26,7 @@ language:
 - de
 license: mit
 tags: [mine, lora]
-base_model: /home/me/base
+base_model: /models/base
 extra: {a: 1}
 ---
 
@@ -139,7 +139,7 @@ def test_fields_are_written_so_that_yaml_reads_them_back() -> None:
 
 def test_a_tag_that_names_a_folder_goes() -> None:
     """PEFT tags an adapter with the path of its base; the Hub id's tags and others stay."""
-    tags = ["base_model:adapter:/home/me/base", "base_model:org/base", "base_model:./x", "mine"]
+    tags = ["base_model:adapter:/models/base", "base_model:org/base", "base_model:./x", "mine"]
     text = renewed(f"---\ntags: {json.dumps(tags)}\n---\n", PART)
 
     assert ["base_model:org/base", "mine", "lora", "adreg"] == metadata(text)["tags"]

@@ -209,7 +209,7 @@ def test_a_base_that_has_no_name_on_the_hub(pusher: Pusher, hub: Hub) -> None:
     pusher.registry.add_base(str(pusher.shop.base), name="tiny", aliases=["org/known"])
     done = pusher.push("team/one", REPO, "--json")
     assert json.loads(done.out)["base_model"] == "org/known"
-    bad = pusher.push("team/one", REPO, "--base-model", "/home/me/base")
+    bad = pusher.push("team/one", REPO, "--base-model", "/models/base")
     assert "it is not OWNER/NAME on the Hub" in bad.err
 
 
